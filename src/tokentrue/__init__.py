@@ -1,0 +1,1 @@
+"""Exact tokens between agents, inference engines and trainers."""

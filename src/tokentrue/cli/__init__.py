@@ -1,0 +1,1 @@
+"""The `tokentrue` command, one file per sub-command."""

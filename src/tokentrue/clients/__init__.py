@@ -1,0 +1,1 @@
+"""Clients that turn messages into exact tokens and back."""

@@ -1,0 +1,211 @@
+"""Every error that Tokentrue raises, as one tree.
+
+TokentrueError
+├── CallerError                    the call cannot be carried out as it was written
+│   ├── InvalidMessageError        a message is not in OpenAI chat shape
+│   ├── InvalidSamplingError       a sampling parameter is out of its range
+│   ├── InvalidTokenIdError        an id is negative, not an integer, or outside the vocabulary
+│   ├── UnsupportedParameterError  this transport has no place for a parameter
+│   ├── OverlongPromptError        the prompt leaves no room to generate
+│   ├── ConfigError                a setting, flag, path or import specification is wrong
+│   └── SessionBusyError           two turns of one session at once on the same branch
+├── TemplateError                  the tokenizer folder or its chat template
+│   ├── TokenizerFolderError       a file is missing or unreadable
+│   ├── TemplateRenderError        the template raised, or rendered nothing usable
+│   └── BridgeRefusedError         a bridge was demanded that cannot be proved
+├── ModelOutputError               the model's output cannot be used as asked
+│   └── EmptyCompletionError       no id was sampled
+├── EngineError                    the engine answered, and the answer is not a sample
+│   ├── EngineRequestError         4xx: the engine refuses this request
+│   ├── UnknownModelError          404 for the model name
+│   ├── RouteMissingError          404 / 403 / 501: this server does not serve the token route
+│   ├── EngineBusyError            429 / 503: later is fine (retryable)
+│   ├── EngineFailureError         5xx, or an error inside a 200
+│   ├── AbortedError               the engine gave up a turn half way (abort, cancelled, no finish)
+│   ├── MalformedReplyError        the reply is not what the wire promises
+│   ├── EvidenceError              law 4: the reply contradicts, or cannot show, what was asked
+│   └── AlignmentError             law 3: ids and log-probabilities do not belong together
+├── TransportError                 no whole answer arrived
+│   ├── ConnectionFailedError      refused, unresolvable, TLS
+│   ├── ConnectionLostError        reset or closed in the middle
+│   └── EngineTimeoutError         connect or read timeout
+└── RecordError                    a record cannot be written or read
+"""
+
+from __future__ import annotations
+
+
+class TokentrueError(Exception):
+    """Root of the tree in this module's docstring."""
+
+    retryable: bool = False
+    """Whether sending the same request again may succeed and can do no harm."""
+
+
+class CallerError(TokentrueError):
+    """The call cannot be carried out as it was written."""
+
+
+class InvalidMessageError(CallerError, ValueError):
+    """A message is not in OpenAI chat shape; says which one and which key."""
+
+
+class InvalidSamplingError(CallerError, ValueError):
+    """A sampling parameter is outside its range; says which, the value and the range."""
+
+
+class InvalidTokenIdError(CallerError, ValueError):
+    """A token id is negative, no integer, or outside the vocabulary."""
+
+
+class UnsupportedParameterError(CallerError, ValueError):
+    """A parameter that this transport or engine cannot take."""
+
+    def __init__(self, parameter: str, where: str, advice: str) -> None:
+        super().__init__(f"{where} cannot take the parameter {parameter!r}: {advice}")
+        self.parameter = parameter
+        self.where = where
+
+
+class OverlongPromptError(CallerError):
+    """The prompt leaves no room for a single generated token.
+
+    Args:
+        prompt_len: Tokens in the prompt.
+        limit: The context limit in tokens; a prompt must be shorter than this.
+    """
+
+    def __init__(self, prompt_len: int, limit: int) -> None:
+        super().__init__(
+            f"the prompt has {prompt_len} tokens and the context limit is {limit}: at least one "
+            f"token of room is needed; shorten the conversation or serve a longer context"
+        )
+        self.prompt_len = prompt_len
+        self.limit = limit
+
+
+class ConfigError(CallerError, ValueError):
+    """A setting, flag, path or import specification is wrong."""
+
+
+class SessionBusyError(CallerError):
+    """Two turns of one session were started at once."""
+
+
+class TemplateError(TokentrueError):
+    """The tokenizer folder or its chat template cannot do what was asked."""
+
+
+class TokenizerFolderError(TemplateError):
+    """A tokenizer folder is missing a file, or one of its files is unreadable."""
+
+
+class TemplateRenderError(TemplateError):
+    """The chat template raised, or what it rendered is not usable."""
+
+
+class BridgeRefusedError(TemplateError):
+    """A bridge was demanded where none can be proved; carries the reason's name."""
+
+    def __init__(self, reason: str, detail: str) -> None:
+        super().__init__(f"no bridge can be proved ({reason}): {detail}")
+        self.reason = reason
+        self.detail = detail
+
+
+class ModelOutputError(TokentrueError):
+    """The model's output cannot be used as asked."""
+
+
+class EmptyCompletionError(ModelOutputError):
+    """The engine finished without sampling a single id."""
+
+
+class EngineError(TokentrueError):
+    """The engine answered, and the answer is not a sample.
+
+    Args:
+        message: What happened, in one line.
+        status: The HTTP status, or None for an embedded engine.
+        detail: The engine's own words, shortened.
+    """
+
+    def __init__(self, message: str, *, status: int | None = None, detail: str = "") -> None:
+        super().__init__(f"{message}: {detail}" if detail else message)
+        self.status = status
+        self.detail = detail
+
+
+class EngineRequestError(EngineError):
+    """The engine refuses this request (4xx); sending it again changes nothing."""
+
+
+class UnknownModelError(EngineError):
+    """The engine does not serve a model of that name."""
+
+
+class RouteMissingError(EngineError):
+    """The server does not serve this token route (404, 403 or 501); says how to switch it on."""
+
+
+class EngineBusyError(EngineError):
+    """The engine cannot take the request now (429, 503).
+
+    Args:
+        retry_after_s: Seconds that the engine asked to wait, if it said so.
+    """
+
+    retryable = True
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        status: int | None = None,
+        detail: str = "",
+        retry_after_s: float | None = None,
+    ) -> None:
+        super().__init__(message, status=status, detail=detail)
+        self.retry_after_s = retry_after_s
+
+
+class EngineFailureError(EngineError):
+    """The engine failed while it worked on the request (5xx, or an error inside a 200)."""
+
+
+class AbortedError(EngineError):
+    """The engine gave up the turn half way: never a sample, whatever ids came with it."""
+
+
+class MalformedReplyError(EngineError):
+    """The reply is not what the wire promises; names the place in it."""
+
+
+class EvidenceError(EngineError):
+    """Law 4: the reply contradicts what was asked, or cannot show that it was done."""
+
+
+class AlignmentError(EngineError):
+    """Law 3: ids and log-probabilities do not belong together."""
+
+
+class TransportError(TokentrueError):
+    """No whole answer arrived."""
+
+
+class ConnectionFailedError(TransportError):
+    """No connection: refused, unresolvable name, TLS. Nothing was sent, so a retry is safe."""
+
+    retryable = True
+
+
+class ConnectionLostError(TransportError):
+    """The connection broke while the request was under way."""
+
+
+class EngineTimeoutError(TransportError):
+    """The engine did not answer within the configured time."""
+
+
+class RecordError(TokentrueError):
+    """A record cannot be written or read: disk full, wrong schema version, broken file."""

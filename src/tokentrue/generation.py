@@ -1,0 +1,125 @@
+"""One call to an engine: what is asked, what comes back, what the engine says of itself."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Any
+
+from tokentrue.errors import EngineError
+from tokentrue.sampling import SamplingParams
+from tokentrue.tokens import Logprobs, TokenIds, TurnTokens
+
+
+@dataclass(frozen=True, slots=True)
+class GenerateRequest:
+    """One completion to sample from exactly these prompt ids.
+
+    Args:
+        model: The name the engine serves the model under.
+        prompt_ids: The ids to continue; never empty.
+        sampling: Parameters, with the renderer's stop ids already merged in.
+        vocab_size: Ids at or above it are refused before anything is sent; None when unknown.
+        tools: Tool definitions; only transports whose server parses tool calls send them.
+        headers: Further request headers, such as `X-Session-ID`.
+    """
+
+    model: str
+    prompt_ids: TokenIds
+    sampling: SamplingParams = field(default_factory=SamplingParams)
+    vocab_size: int | None = None
+    tools: tuple[dict[str, Any], ...] = ()
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class EngineInfo:
+    """What an engine says of itself.
+
+    Args:
+        name: "embedded", "vllm", "dynamo", ...
+        version: As reported, or "" when the server does not tell.
+        models: Names that it serves.
+        context_limit: Largest number of tokens a sequence may have, or None when not told.
+        logprobs_mode: "raw" (log-softmax at temperature 1), "processed" (as sampled) or "unknown".
+    """
+
+    name: str
+    version: str
+    models: tuple[str, ...]
+    context_limit: int | None
+    logprobs_mode: str = "unknown"
+
+
+class FinishReason(Enum):
+    """Why sampling ended. An abort is no member: it is an `AbortedError`, never a sample."""
+
+    STOP = "stop"
+    LENGTH = "length"
+    TOOL_CALLS = "tool_calls"
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Token counts as the engine reported them; None where it said nothing."""
+
+    prompt_tokens: int | None = None
+    completion_tokens: int | None = None
+    cached_tokens: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class WeightSpan:
+    """The policy version that sampled completion ids `start` (included) to `end` (excluded)."""
+
+    version: str
+    start: int
+    end: int
+
+
+@dataclass(frozen=True, slots=True)
+class Generation:
+    """One completion as an engine sampled it, after laws 3 and 4 were checked.
+
+    Args:
+        tokens: Prompt ids as sent, sampled ids and log-probabilities. The stop id is the last id
+            when the engine returns it.
+        finish_reason: `STOP` or `LENGTH` here; `TOOL_CALLS` is decided after reading the ids.
+        stop_reason: The stop id or stop string that ended sampling, when the engine told it.
+        request_id: The engine's own id of the request; "" when it has none.
+        prompt_ids_echoed: True when the engine echoed the prompt ids and they were equal.
+        text: What the engine itself decoded, when it did; never used for ids.
+    """
+
+    tokens: TurnTokens
+    finish_reason: FinishReason
+    stop_reason: int | str | None = None
+    request_id: str = ""
+    model: str = ""
+    usage: Usage = field(default_factory=Usage)
+    prompt_ids_echoed: bool = False
+    weight_spans: tuple[WeightSpan, ...] = ()
+    text: str | None = None
+
+    def __post_init__(self) -> None:
+        completion_len = len(self.tokens.completion_ids)
+        position = 0
+        for span in self.weight_spans:
+            if span.start != position or span.end < span.start:
+                raise EngineError(f"weight spans do not tile the completion: {self.weight_spans!r}")
+            position = span.end
+        if self.weight_spans and position != completion_len:
+            raise EngineError(
+                f"weight spans end at {position}, the completion at {completion_len}: {self.weight_spans!r}"
+            )
+
+
+def make_tokens(prompt_ids: TokenIds, completion_ids: Sequence[int], logprobs: Sequence[float]) -> TurnTokens:
+    """Build `TurnTokens` from what a wire carried.
+
+    Raises:
+        InvalidTokenIdError: An id is no token id.
+        AlignmentError: A log-probability is no finite number <= 0, or the lengths differ.
+    """
+    return TurnTokens(prompt_ids, TokenIds(completion_ids), Logprobs(logprobs))

@@ -1,0 +1,1 @@
+"""Grammars of tool calls and reasoning in completions."""

@@ -1,0 +1,1 @@
+"""Environments, the runner that plays them, and the record it writes."""

@@ -1,0 +1,1 @@
+"""Conversations as trees of turns, and the one decision how a prompt is made."""

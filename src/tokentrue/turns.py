@@ -1,0 +1,130 @@
+"""What a turn is made of: how its prompt came about, who wrote which id, what the caller gets."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+
+from tokentrue.generation import FinishReason, Usage, WeightSpan
+from tokentrue.messages import Message
+from tokentrue.tokens import TurnTokens
+
+
+class Junction(Enum):
+    """What happened between the last sampled id and the bridge (DESIGN, Vocabulary)."""
+
+    EXACT = "exact"
+    CLOSE_ADDED = "close_added"
+    CLOSE_RESTORED = "close_restored"
+    STOP_REWRITTEN = "stop_rewritten"
+    OPENER_SHARED = "opener_shared"
+    OPENER_DROPPED = "opener_dropped"
+
+
+class How(Enum):
+    """How a prompt was made."""
+
+    RENDERED = "rendered"
+    BRIDGED = "bridged"
+    ENGINE_RENDERED = "engine_rendered"
+
+
+class Why(Enum):
+    """Why a prompt was made the way it was (law 5). `FIRST_TURN` and `KNOWN_PREFIX` are no fallbacks."""
+
+    KNOWN_PREFIX = "known_prefix"
+    FIRST_TURN = "first_turn"
+    NO_SHARED_PREFIX = "no_shared_prefix"
+    NOTHING_NEW = "nothing_new"
+    ASSISTANT_IN_NEW = "assistant_in_new"
+    STOP_IN_MIDDLE = "stop_in_middle"
+    NO_ATOMIC_CLOSE = "no_atomic_close"
+    ASSISTANT_DROPPED = "assistant_dropped"
+    NEW_MESSAGE_DROPPED = "new_message_dropped"
+    REORDERED = "reordered"
+    TEMPLATE_RAISED = "template_raised"
+    NOT_TEXT = "not_text"
+    OPEN_REASONING = "open_reasoning"
+    UNSTABLE_JOIN = "unstable_join"
+    HISTORY_NEEDED = "history_needed"
+    HISTORY_REWRITE = "history_rewrite"
+    RETRY_SAME_PROMPT = "retry_same_prompt"
+
+
+FALLBACKS = frozenset(Why) - {Why.KNOWN_PREFIX, Why.FIRST_TURN, Why.RETRY_SAME_PROMPT}
+"""Reasons that mean: this turn could perhaps have been bridged, and was not."""
+
+
+class TokenKind(Enum):
+    """Who wrote a token: the template, a caller's message, or the model."""
+
+    SCAFFOLD = 0
+    BODY = 1
+    SAMPLED = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Stitch:
+    """How the prompt of one turn was made, and why (law 5).
+
+    Args:
+        how: Bridged, or rendered from nothing.
+        why: The reason; a member of `FALLBACKS` when a bridge was possible in principle.
+        detail: The first differing message, byte or marker, for a person; "" when there is nothing to tell.
+        junction: Only for a bridge.
+        anchor_turn: Index of the turn that the bridge extends, or None.
+        known_len: How many prompt ids were known before this turn (0 for a render).
+    """
+
+    how: How
+    why: Why
+    detail: str = ""
+    junction: Junction | None = None
+    anchor_turn: int | None = None
+    known_len: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class TokenSpan:
+    """A run of ids of one writer: ids `start` to `end` (excluded) belong to message `owner`.
+
+    `owner` is an index into the conversation of the prompt, or -1 for what belongs to no message
+    (BOS, a tools header, the generation prompt).
+    """
+
+    start: int
+    end: int
+    owner: int
+    kind: TokenKind
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """One engine call, as a record keeps it."""
+
+    index: int
+    tokens: TurnTokens
+    stitch: Stitch
+    finish_reason: FinishReason
+    stop_reason: int | str | None
+    usage: Usage
+    prompt_spans: tuple[TokenSpan, ...] = ()
+    request_id: str = ""
+    weight_spans: tuple[WeightSpan, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Response:
+    """What `get_response` gives back.
+
+    `tokens` is None only when the engine cannot give ids, and then `tokens_missing` says why.
+    """
+
+    id: str
+    model: str
+    message: Message
+    finish_reason: FinishReason
+    usage: Usage
+    tokens: TurnTokens | None
+    turn: Turn | None
+    tokens_missing: str = ""
