@@ -1,0 +1,1 @@
+"""vLLM on CPU and loopback, serving a model folder in single precision."""
