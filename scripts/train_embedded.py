@@ -1,0 +1,160 @@
+"""Train the embedded engine's model: tokenizer, weights and golden log-probabilities, from nothing.
+
+    python scripts/train_embedded.py --steps 6000          # about an hour on two CPU cores
+
+Needs torch (CPU), tokenizers, safetensors and jinja2; nothing of this is needed to use the result.
+
+What the model learns from: conversations in which an oracle (`training/oracle.py`) plays training-split
+tasks of the two shipped environments with their real tools. The loss is on what the assistant wrote, its
+close included. Held-out tasks are never drawn here.
+
+Two kinds of noise are put in on purpose, because large models have them and a token layer has to survive them:
+the wording and the JSON spacing of a turn vary, and in one assistant turn of five the words are encoded with BPE
+dropout, so that the trained model now and then samples ids which encoding the same text again would not give. That
+rate is a property of this training, not a measurement of any other model.
+"""
+
+import argparse
+import json
+import random
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from torch.nn import functional
+
+from training.conversations import Encoded, Encoder, Group, encode_conversation, groups, play, tool_schemas
+from training.optimizer import MuonAdamW
+from training.torch_llama import Llama, Shape
+from training.vocabulary import train_tokenizer
+
+MODEL_FOLDER = Path(__file__).parents[1] / "src/tokentrue/engines/embedded/model"
+WARMUP_STEPS = 60
+DECAY_SHARE = 0.45
+GROUP_SIZE = 192
+
+
+def batches(encoder: Encoder, seed: int, batch_tokens: int, header_share: float) -> Iterator[Group]:
+    """Groups cut into batches of about `batch_tokens` ids, rows of like length together."""
+    rng = random.Random(seed)
+    for group in groups(encoder, seed, GROUP_SIZE, header_share):
+        rows = sorted(group.conversations, key=lambda row: len(row.ids))
+        cut: list[list[Encoded]] = [[]]
+        for row in rows:
+            if cut[-1] and (len(cut[-1]) + 1) * len(row.ids) > batch_tokens:
+                cut.append([])
+            cut[-1].append(row)
+        rng.shuffle(cut)
+        yield from (Group(group.header_ids, batch) for batch in cut)
+
+
+def tensors(batch: Group) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Header ids, padded row ids, the flat positions that predict a sampled id, and those ids."""
+    length = max(len(row.ids) for row in batch.conversations)
+    ids = torch.zeros(len(batch.conversations), length, dtype=torch.long)
+    mask = torch.zeros_like(ids)
+    for index, row in enumerate(batch.conversations):
+        ids[index, : len(row.ids)] = torch.tensor(row.ids)
+        mask[index, : len(row.ids)] = torch.tensor(row.mask)
+    targets = mask.flatten().nonzero()[:, 0]
+    return torch.tensor(batch.header_ids, dtype=torch.long), ids, targets - 1, ids.flatten()[targets]
+
+
+def learning_rate_scale(step: int, steps: int) -> float:
+    """Warm up, stay, then fall to zero in a straight line."""
+    return min(1.0, (step + 1) / WARMUP_STEPS, (steps - step) / (DECAY_SHARE * steps))
+
+
+@torch.no_grad()
+def check_heldout(model: Llama, encoder: Encoder) -> str:
+    """Teacher-forced loss per id and the share of held-out conversations in which no id got less than 1 %."""
+    report = []
+    for environment in ("arithmetic", "shop"):
+        rng = random.Random(environment)
+        header = encoder.header(tool_schemas(environment), None)
+        rows = [
+            encode_conversation(encoder, play(environment, seed, "heldout", rng), rng, has_header=True)
+            for seed in range(48)
+        ]
+        header_ids, ids, wanted, targets = tensors(Group(header, rows))
+        losses = functional.cross_entropy(model(header_ids, ids, wanted), targets, reduction="none")
+        unlikely = {int(row) for row in (wanted[losses > 4.6] // ids.shape[1])}
+        report.append(f"{environment} {losses.mean():.4f} clean {1 - len(unlikely) / len(rows):.2f}")
+    return ", ".join(report)
+
+
+def save(model: Llama, shape: Shape, encoder: Encoder, folder: Path) -> None:
+    """Weights in float16 and both configurations; what is saved is what Hugging Face would load."""
+    weights = {name: tensor.half().contiguous() for name, tensor in model.state_dict().items()}
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    pad = encoder.encode("<|endoftext|>")[0]
+    eos = [encoder.close_id, pad]
+    (folder / "config.json").write_text(json.dumps(shape.config(eos, pad), indent=2, sort_keys=True) + "\n")
+    generation = {"do_sample": True, "eos_token_id": eos, "pad_token_id": pad, "temperature": 1.0}
+    (folder / "generation_config.json").write_text(json.dumps(generation, indent=2) + "\n")
+
+
+def train(options: argparse.Namespace) -> None:
+    """Train and save to the folder, with a checkpoint every few hundred steps."""
+    torch.set_num_threads(options.threads)
+    torch.manual_seed(options.seed)
+    folder: Path = options.folder
+    folder.mkdir(parents=True, exist_ok=True)
+    encoder = Encoder(folder)
+    vocabulary = json.loads((folder / "tokenizer.json").read_text())
+    size = len(vocabulary["model"]["vocab"]) + len(vocabulary["added_tokens"])
+    shape = Shape(size, options.hidden, options.intermediate, options.layers, options.heads, options.heads)
+    model = Llama(shape)
+    if options.resume is not None:
+        model.load_state_dict({k: v.float() for k, v in load_file(options.resume).items()})
+    print(f"{sum(p.numel() for p in model.parameters()):,} parameters, vocabulary {size}", flush=True)
+    optimizer = MuonAdamW(model, options.matrix_lr, options.other_lr)
+    source = batches(encoder, options.seed, options.batch_tokens, options.header_share)
+    started, seen, running = time.monotonic(), 0, 0.0
+    for step in range(options.steps):
+        header_ids, ids, wanted, targets = tensors(next(source))
+        loss = functional.cross_entropy(model(header_ids, ids, wanted), targets)
+        loss.backward()  # type: ignore[no-untyped-call]  # torch leaves Tensor.backward unannotated
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step(learning_rate_scale(step, options.steps))
+        seen += ids.numel()
+        running += loss.item()
+        if (step + 1) % 20 == 0:
+            speed = seen / (time.monotonic() - started)
+            print(f"step {step + 1} loss {running / 20:.4f} ids {seen} ids/s {speed:.0f}", flush=True)
+            running = 0.0
+        if (step + 1) % options.save_every == 0 or step + 1 == options.steps:
+            print(f"step {step + 1} held-out: {check_heldout(model, encoder)}", flush=True)
+            save(model, shape, encoder, folder)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--folder", type=Path, default=MODEL_FOLDER)
+    parser.add_argument("--tokenizer-only", action="store_true", help="train the tokenizer and stop")
+    parser.add_argument("--resume", type=Path, help="weights to start from")
+    parser.add_argument("--steps", type=int, default=6000)
+    parser.add_argument("--batch-tokens", type=int, default=4096)
+    parser.add_argument("--layers", type=int, default=4)
+    parser.add_argument("--hidden", type=int, default=128)
+    parser.add_argument("--heads", type=int, default=4)
+    parser.add_argument("--intermediate", type=int, default=384)
+    parser.add_argument("--matrix-lr", type=float, default=0.02)
+    parser.add_argument("--other-lr", type=float, default=0.004)
+    parser.add_argument("--header-share", type=float, default=0.95, help="conversations with a system block")
+    parser.add_argument("--save-every", type=int, default=250)
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--threads", type=int, default=2)
+    options = parser.parse_args()
+    if options.tokenizer_only:
+        print("vocabulary", train_tokenizer(options.folder))
+        return
+    train(options)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""A small real language model that runs in this process."""
