@@ -88,10 +88,6 @@ class ConfigError(CallerError, ValueError):
     """A setting, flag, path or import specification is wrong."""
 
 
-class SessionBusyError(CallerError):
-    """Two turns of one session were started at once."""
-
-
 class TemplateError(TokentrueError):
     """The tokenizer folder or its chat template cannot do what was asked."""
 

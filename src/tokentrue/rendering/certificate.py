@@ -1,0 +1,291 @@
+"""The certificate: what was proved about one template with one tokenizer.
+
+Each probe is a short conversation `M + [a] + N`. It is played as an engine would play it: the prompt
+is rendered, the completion is what the template itself writes for `a`, and the bridge for `N` is
+compared, id by id, with the full rendering.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from enum import Enum
+
+from tokentrue.errors import TemplateRenderError
+from tokentrue.generation import FinishReason
+from tokentrue.messages import Message, ToolCall
+from tokentrue.rendering.bridge import Bridge, BridgeBuilder, BridgeRefused, FollowUp
+from tokentrue.rendering.template_messages import PROBE_TOOL
+from tokentrue.tokens import TokenIds
+from tokentrue.turns import Junction
+
+
+class FollowUpKind(Enum):
+    """What comes after a sampled assistant message."""
+
+    USER = "user"
+    TOOL = "tool"
+    TOOLS = "tools"
+    TOOL_THEN_USER = "tool, then user"
+    SYSTEM = "system in the middle"
+    AFTER_REASONING = "user after reasoning"
+    TOOL_AFTER_REASONING = "tool after reasoning"
+    TRUNCATED = "user after truncation"
+
+
+class Verdict(Enum):
+    """How a bridged prompt compares with the full rendering of the same conversation."""
+
+    EXACT = "exact"
+    EXACT_BEHIND_JUNCTION = "exact behind the junction"
+    TEMPLATE_REWRITES_HISTORY = "template rewrites history"
+    REFUSED = "refused"
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """The result of one probe.
+
+    Args:
+        kind: What followed the assistant message.
+        with_tools: Whether tools were offered.
+        verdict: See `Verdict`. `TEMPLATE_REWRITES_HISTORY` means: the bridge is what the template writes
+            behind the close (law 2), but a full rendering would change earlier ids, so only the bridge
+            keeps what was sampled.
+        junction: How the bridge was joined; None when refused.
+        detail: The reason of a refusal, or the first differing text of both sides.
+        history_free: A synthesised history gives the same bridge, so `history=None` is allowed.
+    """
+
+    kind: FollowUpKind
+    with_tools: bool
+    verdict: Verdict
+    junction: Junction | None
+    detail: str
+    history_free: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Certificate:
+    """What was proved about one (template, tokenizer, template kwargs).
+
+    Args:
+        template_hash, tokenizer_hash: SHA-256 in hex; what the certificate is valid for.
+        close: Spelling of the token that ends an assistant message; None when no bridge was possible.
+        stop_ids: The stop set.
+        generation_prompt: What the template adds for `add_generation_prompt`.
+        reasoning_format, tool_format: The recognised grammars, by name; None when there is none.
+        findings: One per probe.
+    """
+
+    template_hash: str
+    tokenizer_hash: str
+    close: str | None
+    stop_ids: tuple[int, ...]
+    generation_prompt: str
+    reasoning_format: str | None
+    tool_format: str | None
+    findings: tuple[Finding, ...]
+
+    def finding(self, kind: FollowUpKind, with_tools: bool) -> Finding | None:
+        """The result for one kind of follow-up; None when it was not probed."""
+        return next((f for f in self.findings if f.kind is kind and f.with_tools == with_tools), None)
+
+    @property
+    def bridges_everything(self) -> bool:
+        """Whether no probe was refused."""
+        return all(finding.verdict is not Verdict.REFUSED for finding in self.findings)
+
+
+@dataclass(frozen=True, slots=True)
+class _Probe:
+    kind: FollowUpKind
+    assistant: Message
+    new: tuple[Message, ...]
+    with_tools: bool
+    truncated: bool = False
+
+
+def _call(index: int) -> ToolCall:
+    name = PROBE_TOOL["function"]["name"]
+    return ToolCall(name=name, arguments=f'{{"qzKey7": "value {index}"}}', id=f"call{index:05d}")
+
+
+def _result(index: int) -> Message:
+    name = PROBE_TOOL["function"]["name"]
+    return Message(role="tool", content=f"Result {index}.", tool_call_id=f"call{index:05d}", name=name)
+
+
+def _probes() -> Iterator[_Probe]:
+    said = Message(role="assistant", content="It is 4.")
+    thought = Message(role="assistant", content="It is 4.", reasoning_content="Two and two.")
+    asked = Message(role="user", content="And five?")
+    one = Message(role="assistant", tool_calls=(_call(0),))
+    two = Message(role="assistant", content="I ask both.", tool_calls=(_call(0), _call(1)))
+    thought_one = Message(role="assistant", reasoning_content="I ask.", tool_calls=(_call(0),))
+    system = Message(role="system", content="Be brief.")
+    for with_tools in (False, True):
+        yield _Probe(FollowUpKind.USER, said, (asked,), with_tools)
+        yield _Probe(FollowUpKind.SYSTEM, said, (system, asked), with_tools)
+        yield _Probe(FollowUpKind.AFTER_REASONING, thought, (asked,), with_tools)
+        yield _Probe(FollowUpKind.TRUNCATED, said, (asked,), with_tools, truncated=True)
+    yield _Probe(FollowUpKind.TOOL, one, (_result(0),), True)
+    yield _Probe(FollowUpKind.TOOLS, two, (_result(0), _result(1)), True)
+    yield _Probe(FollowUpKind.TOOL_THEN_USER, one, (_result(0), asked), True)
+    yield _Probe(FollowUpKind.TOOL_AFTER_REASONING, thought_one, (_result(0),), True)
+
+
+_HISTORY = (
+    Message(role="system", content="You answer."),
+    Message(role="user", content="What is 2 + 2?"),
+)
+_BARE_HISTORY = (Message(role="user", content="What is 2 + 2?"),)
+_LONG_HISTORY = (
+    *_HISTORY,
+    Message(role="assistant", content="Four."),
+    Message(role="user", content="Are you sure?"),
+)
+
+
+def _judge(builder: BridgeBuilder, probe: _Probe, before: tuple[Message, ...]) -> Finding:
+    tools = (PROBE_TOOL,) if probe.with_tools else ()
+    follow_up = FollowUp((*before, probe.assistant), probe.new, tools)
+
+    def finding(verdict: Verdict, junction: Junction | None, detail: str) -> Finding:
+        free = verdict is not Verdict.REFUSED and _is_history_free(builder, probe, tools)
+        return Finding(probe.kind, probe.with_tools, verdict, junction, detail, free)
+
+    try:
+        render, form = builder.template.render_text, builder.form
+        prompt = render(form.to_templates(before), tools, add_generation_prompt=True)
+        ended = render(form.to_templates(follow_up.history), tools)
+        full = render(form.to_templates((*follow_up.history, *probe.new)), tools, add_generation_prompt=True)
+    except TemplateRenderError as error:
+        return finding(Verdict.REFUSED, None, str(error))
+    tail, _ = builder.derive_tail(follow_up)
+    if isinstance(tail, BridgeRefused):
+        return finding(Verdict.REFUSED, None, f"{tail.why.value}: {tail.detail}")
+    close = tail.seam.close
+    said = ended[_common(prompt, ended) :]
+    if not tail.seam.is_opener:
+        said = said.split(close.text)[0]
+    prompt_ids = TokenIds(builder.tokenizer.encode(prompt))
+    sampled = builder.tokenizer.encode(said)
+    sampled = sampled[: len(sampled) // 2] if probe.truncated else [*sampled, close.id]
+    reason = FinishReason.LENGTH if probe.truncated else FinishReason.STOP
+    bridge = builder.bridge(prompt_ids, TokenIds(sampled), follow_up, reason)
+    if isinstance(bridge, BridgeRefused):
+        return finding(Verdict.REFUSED, None, f"{bridge.why.value}: {bridge.detail}")
+    return finding(*_compare(builder, bridge, full, truncated=probe.truncated))
+
+
+def _compare(
+    builder: BridgeBuilder, bridge: Bridge, full: str, *, truncated: bool
+) -> tuple[Verdict, Junction, str]:
+    if truncated:
+        return Verdict.EXACT_BEHIND_JUNCTION, bridge.junction, ""
+    full_ids = builder.tokenizer.encode(full)
+    if bridge.prompt_ids == full_ids:
+        return Verdict.EXACT, bridge.junction, ""
+    at = _common(bridge.prompt_ids.tolist(), full_ids)
+    ours = builder.tokenizer.decode(bridge.prompt_ids[at : at + 12])
+    theirs = builder.tokenizer.decode(full_ids[at : at + 12])
+    return Verdict.TEMPLATE_REWRITES_HISTORY, bridge.junction, f"sampled {ours!r}, full rendering {theirs!r}"
+
+
+def _common(left: str | list[int], right: str | list[int]) -> int:
+    """Length of the longest common prefix."""
+    for position, (a, b) in enumerate(zip(left, right, strict=False)):
+        if a != b:
+            return position
+    return min(len(left), len(right))
+
+
+def _is_history_free(builder: BridgeBuilder, probe: _Probe, tools: tuple[dict[str, object], ...]) -> bool:
+    minimal = synthesised_history(probe.new)
+    if minimal is None:
+        return False
+    tails = set()
+    for before in ((*_LONG_HISTORY, probe.assistant), (*_BARE_HISTORY, probe.assistant), minimal):
+        tail, _ = builder.derive_tail(FollowUp(before, probe.new, tools))
+        tails.add(tail.text if not isinstance(tail, BridgeRefused) else None)
+    return len(tails) == 1 and None not in tails
+
+
+def synthesised_history(new: tuple[Message, ...]) -> tuple[Message, ...] | None:
+    """The shortest conversation that `new` can follow; None when a tool message names no call."""
+    calls: list[ToolCall] = []
+    for message in new:
+        if message.role != "tool":
+            break
+        if message.tool_call_id is None:
+            return None
+        calls.append(ToolCall(name=message.name or "f", arguments="{}", id=message.tool_call_id))
+    said = None if calls else "ok"
+    return (Message(role="user", content="?"), Message(role="assistant", content=said, tool_calls=tuple(calls)))
+
+
+def kind_of(new: tuple[Message, ...]) -> FollowUpKind | None:
+    """The kind of follow-up that `new` is; None for one that is not probed."""
+    roles = tuple(message.role for message in new)
+    if roles == ("user",):
+        return FollowUpKind.USER
+    if roles == ("tool",):
+        return FollowUpKind.TOOL
+    if roles and set(roles) == {"tool"}:
+        return FollowUpKind.TOOLS
+    if roles[-1:] == ("user",) and set(roles[:-1]) == {"tool"}:
+        return FollowUpKind.TOOL_THEN_USER
+    return None
+
+
+def certify(builder: BridgeBuilder, tool_format: str | None) -> Certificate:
+    """Probe one template and tokenizer; about fifty short renderings."""
+    findings: list[Finding] = []
+    for probe in _probes():
+        found = _judge(builder, probe, _HISTORY)
+        if found.verdict is Verdict.REFUSED:
+            # Some templates know no system role; what they do without one is still worth knowing.
+            found = _judge(builder, probe, _BARE_HISTORY)
+        findings.append(found)
+    return Certificate(
+        template_hash=builder.template.content_hash,
+        tokenizer_hash=builder.tokenizer.content_hash,
+        close=_close(builder),
+        stop_ids=builder.stop_ids,
+        generation_prompt=_generation_prompt(builder),
+        reasoning_format=(
+            f"{builder.reasoning.opener.text}…{builder.reasoning.closer.text}" if builder.reasoning else None
+        ),
+        tool_format=tool_format,
+        findings=tuple(findings),
+    )
+
+
+def _close(builder: BridgeBuilder) -> str | None:
+    said = Message(role="assistant", content="It is 4.")
+    tail, _ = builder.derive_tail(FollowUp((*_BARE_HISTORY, said), (Message(role="user", content="Go on."),)))
+    return None if isinstance(tail, BridgeRefused) else tail.seam.close.text
+
+
+def _generation_prompt(builder: BridgeBuilder) -> str:
+    messages = builder.form.to_templates(_BARE_HISTORY)
+    try:
+        without = builder.template.render_text(messages)
+        with_prompt = builder.template.render_text(messages, add_generation_prompt=True)
+    except TemplateRenderError:
+        return ""
+    return with_prompt[len(without) :] if with_prompt.startswith(without) else ""
+
+
+def find_opener_ids(builder: BridgeBuilder) -> frozenset[int]:
+    """Stop ids with which the template opens the next message instead of closing the last one (GLM)."""
+    found: set[int] = set()
+    for probe in _probes():
+        if probe.truncated:
+            continue
+        tools = (PROBE_TOOL,) if probe.with_tools else ()
+        tail, _ = builder.derive_tail(FollowUp((*_BARE_HISTORY, probe.assistant), probe.new, tools))
+        if not isinstance(tail, BridgeRefused) and tail.seam.is_opener:
+            found.add(tail.seam.close.id)
+    return frozenset(found)

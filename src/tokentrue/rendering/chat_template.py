@@ -1,0 +1,171 @@
+"""A Hugging Face chat template, rendered as transformers renders it. The only door to jinja2.
+
+Templates are untrusted code, so they run in a sandbox and see plain JSON data only. What transformers
+5.23 adds to Jinja is added here too: `tojson` that keeps unicode and HTML, `strftime_now`,
+`raise_exception`, loop controls, the `generation` tag, plain `dict` and `namespace`; None-valued
+message keys are dropped and reasoning is visible under its three names (`chat_template_utils.py`,
+`tokenization_utils_base.py`). The clock is an argument, so that history does not change at midnight.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+import jinja2
+import jinja2.ext
+import jinja2.nodes
+import jinja2.parser
+import jinja2.sandbox
+import jinja2.utils
+
+from tokentrue.errors import TemplateRenderError
+
+_REASONING_KEYS = ("reasoning_content", "thinking", "reasoning")
+
+
+class _GenerationTag(jinja2.ext.Extension):
+    """`{% generation %}…{% endgeneration %}` marks assistant text for training; here it only renders it."""
+
+    tags = {"generation"}  # noqa: RUF012  (jinja2 declares it so)
+
+    def parse(self, parser: jinja2.parser.Parser) -> jinja2.nodes.Node:
+        line = next(parser.stream).lineno
+        body = parser.parse_statements(("name:endgeneration",), drop_needle=True)
+        return jinja2.nodes.CallBlock(self.call_method("_body"), [], [], body).set_lineno(line)
+
+    def _body(self, caller: Callable[[], str]) -> str:
+        return caller()
+
+
+class _Namespace(jinja2.utils.Namespace):
+    """Jinja's namespace, refusing underscore names as transformers does."""
+
+    def __init__(*args: Any, **kwargs: Any) -> None:
+        self, rest = args[0], args[1:]
+        values = dict(*rest, **kwargs)
+        for name in values:
+            _check_namespace_name(name)
+        jinja2.utils.Namespace.__init__(self, values)
+
+    def __setitem__(self, name: str, value: Any) -> None:
+        _check_namespace_name(name)
+        jinja2.utils.Namespace.__setitem__(self, name, value)
+
+
+class _Dict:
+    """`dict(...)` for templates, without the attributes of the real type."""
+
+    def __call__(self, *args: Any, **kwargs: Any) -> dict[Any, Any]:
+        return dict(*args, **kwargs)
+
+    def fromkeys(self, *args: Any) -> dict[Any, Any]:
+        return dict.fromkeys(*args)
+
+
+def _check_namespace_name(name: Any) -> None:
+    if isinstance(name, str) and name.startswith("_"):
+        raise jinja2.exceptions.SecurityError(f"a namespace attribute must not start with '_': {name!r}")
+
+
+def _raise_exception(message: str) -> None:
+    raise jinja2.exceptions.TemplateError(message)
+
+
+def _tojson(
+    value: Any,
+    ensure_ascii: bool = False,
+    indent: int | None = None,
+    separators: tuple[str, str] | None = None,
+    sort_keys: bool = False,
+) -> str:
+    return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
+
+
+def _environment(now: datetime) -> jinja2.sandbox.ImmutableSandboxedEnvironment:
+    env = jinja2.sandbox.ImmutableSandboxedEnvironment(
+        trim_blocks=True, lstrip_blocks=True, extensions=[_GenerationTag, jinja2.ext.loopcontrols]
+    )
+    env.filters["tojson"] = _tojson
+    env.globals["raise_exception"] = _raise_exception
+    env.globals["strftime_now"] = now.strftime
+    env.globals["dict"] = _Dict()
+    env.globals["namespace"] = _Namespace
+    return env
+
+
+def _message_data(message: Mapping[str, Any]) -> dict[str, Any]:
+    data = {key: value for key, value in message.items() if value is not None}
+    reasoning = next((data[key] for key in _REASONING_KEYS if key in data), None)
+    if reasoning is not None:
+        data = {"thinking": reasoning, **data, "reasoning_content": reasoning}
+    return data
+
+
+@dataclass(frozen=True, slots=True)
+class ChatTemplate:
+    """A compiled chat template.
+
+    Args:
+        default: Jinja source used without tools (and with tools, when `tool_use` is None).
+        tool_use: Jinja source used when tools are given, from a named template set.
+        special_tokens: `bos_token`, `eos_token`, … as the template may print them.
+        kwargs: Further template variables, such as `enable_thinking`; part of the renderer's identity.
+        now: What `strftime_now` tells.
+
+    Raises:
+        TemplateRenderError: The source is not valid Jinja.
+    """
+
+    default: str
+    special_tokens: Mapping[str, str] = field(default_factory=dict)
+    kwargs: Mapping[str, Any] = field(default_factory=dict)
+    tool_use: str | None = None
+    now: datetime = field(default_factory=lambda: datetime(2024, 7, 26))
+    _compiled: list[jinja2.Template] = field(default_factory=list, init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        env = _environment(self.now)
+        for source in (self.default, self.tool_use):
+            try:
+                self._compiled.append(env.from_string(source if source is not None else self.default))
+            except jinja2.exceptions.TemplateError as error:
+                raise TemplateRenderError(f"the chat template is not valid Jinja: {error}") from error
+
+    @property
+    def content_hash(self) -> str:
+        """SHA-256 of sources and kwargs, in hex: what a certificate is valid for."""
+        text = json.dumps(
+            [self.default, self.tool_use, dict(self.special_tokens), dict(self.kwargs)],
+            sort_keys=True,
+            default=repr,
+        )
+        return hashlib.sha256(text.encode()).hexdigest()
+
+    def render_text(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        tools: Sequence[Mapping[str, Any]] = (),
+        *,
+        add_generation_prompt: bool = False,
+    ) -> str:
+        """The conversation as the template writes it.
+
+        Raises:
+            TemplateRenderError: The template raised; the message is the template's own.
+        """
+        template = self._compiled[1 if tools else 0]
+        try:
+            return template.render(
+                **{**self.special_tokens, **self.kwargs},
+                messages=[_message_data(message) for message in messages],
+                tools=list(tools) or None,
+                documents=None,
+                add_generation_prompt=add_generation_prompt,
+            )
+        except (jinja2.exceptions.TemplateError, TypeError, ValueError, KeyError, AttributeError) as error:
+            raise TemplateRenderError(f"the chat template refuses these messages: {error}") from error

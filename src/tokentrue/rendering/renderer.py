@@ -1,0 +1,268 @@
+"""The renderer of one model: messages to ids, bridges, and ids back to messages."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from tokentrue.errors import TemplateRenderError, TokenizerFolderError
+from tokentrue.generation import FinishReason
+from tokentrue.messages import Message, SupportsModelDump, messages_from, tools_from
+from tokentrue.rendering.bridge import Bridge, BridgeBuilder, BridgeRefused, FollowUp, prompt_tail
+from tokentrue.rendering.certificate import (
+    Certificate,
+    certify,
+    find_opener_ids,
+    kind_of,
+    synthesised_history,
+)
+from tokentrue.rendering.chat_template import ChatTemplate
+from tokentrue.rendering.formats.reasoning import derive_reasoning
+from tokentrue.rendering.formats.tool_calls import ToolFormat, derive_tool_format
+from tokentrue.rendering.reader import ParsedResponse, Reader
+from tokentrue.rendering.rendered import UNKNOWN_WRITERS, MaskedConversation, RenderedTokens
+from tokentrue.rendering.spans import character_spans, token_spans
+from tokentrue.rendering.template_messages import MessageForm, probe_message_form
+from tokentrue.rendering.tokenizer import Tokenizer, read_chat_templates, read_stop_ids
+from tokentrue.tokens import TokenIds
+from tokentrue.turns import Why
+
+Messages = Sequence[Message | Mapping[str, Any] | SupportsModelDump]
+Tools = Sequence[Mapping[str, Any] | SupportsModelDump]
+
+
+@dataclass(frozen=True, slots=True)
+class Renderer:
+    """Renders, bridges and parses for one tokenizer folder. Immutable; share it between sessions.
+
+    Made by `load_renderer`. Nothing in it knows a model by name: close, reasoning, tool grammar and
+    glue are derived from the folder's own template.
+    """
+
+    tokenizer: Tokenizer
+    template: ChatTemplate
+    form: MessageForm
+    stop_ids: tuple[int, ...]
+    bridges: BridgeBuilder
+    reader: Reader
+    tool_format: ToolFormat | None
+    folder: str
+    _certificates: list[Certificate] = field(default_factory=list, init=False, repr=False, compare=False)
+
+    def render_text(
+        self, messages: Messages, *, tools: Tools | None = None, add_generation_prompt: bool = True
+    ) -> str:
+        """The conversation as the template writes it.
+
+        Raises:
+            InvalidMessageError: A message is not in OpenAI chat shape.
+            TemplateRenderError: The template refuses the messages.
+        """
+        return self.template.render_text(
+            self.form.to_templates(messages_from(messages)),
+            tools_from(tools),
+            add_generation_prompt=add_generation_prompt,
+        )
+
+    def render_ids(
+        self, messages: Messages, *, tools: Tools | None = None, add_generation_prompt: bool = True
+    ) -> TokenIds:
+        """The prompt ids of `messages`, from nothing; raises as `render_text` does."""
+        text = self.render_text(messages, tools=tools, add_generation_prompt=add_generation_prompt)
+        return TokenIds(self.tokenizer.encode(text))
+
+    def render(
+        self, messages: Messages, *, tools: Tools | None = None, add_generation_prompt: bool = True
+    ) -> RenderedTokens:
+        """`render_ids`, with the writer of every id and the stop set; raises as `render_text` does."""
+        listed, offered = messages_from(messages), tools_from(tools)
+        text = self.template.render_text(
+            self.form.to_templates(listed), offered, add_generation_prompt=add_generation_prompt
+        )
+        masked = MaskedConversation.of(listed)
+        try:
+            masked_text = self.template.render_text(
+                self.form.to_templates(masked.messages), offered, add_generation_prompt=add_generation_prompt
+            )
+        except TemplateRenderError:
+            bodies = None
+        else:
+            bodies = masked.locate(masked_text, text)
+        ids, offsets = self.tokenizer.encode_with_offsets(text)
+        spans = UNKNOWN_WRITERS
+        if bodies is not None:
+            spans = token_spans(offsets, character_spans(text, bodies, self._stop_texts(), -1), 0)
+        return RenderedTokens(TokenIds(ids), spans, self.stop_ids, text)
+
+    def _stop_texts(self) -> list[str]:
+        found = (self.tokenizer.added_token_of_id(stop_id) for stop_id in self.stop_ids)
+        return [info.text for info in found if info is not None]
+
+    def bridge_to_next_turn(
+        self,
+        previous_prompt_ids: Sequence[int],
+        previous_completion_ids: Sequence[int],
+        new_messages: Messages,
+        *,
+        history: Messages | None = None,
+        finish_reason: FinishReason | None = None,
+        tools: Tools | None = None,
+    ) -> Bridge | BridgeRefused:
+        """The prompt that extends a turn by `new_messages`, or the reason why none can be proved.
+
+        Law 1: a `Bridge` starts with `previous_prompt_ids + previous_completion_ids`, verbatim.
+
+        Args:
+            history: The conversation up to and including the sampled assistant message. Without it a
+                minimal one is used where the certificate proves that it makes no difference.
+            finish_reason: Tells a truncated completion (`LENGTH`) from one whose stop id the engine
+                left out (`STOP`); None is read as truncated when no stop id is at the end.
+
+        Raises:
+            InvalidMessageError: A message is not in OpenAI chat shape.
+        """
+        new, offered = messages_from(new_messages), tools_from(tools)
+        if history is None:
+            found = self._synthesise(new, bool(offered))
+            if isinstance(found, BridgeRefused):
+                return found
+        else:
+            found = messages_from(history)
+        if not found or found[-1].role != "assistant":
+            return BridgeRefused(Why.HISTORY_NEEDED, "the history must end with the sampled assistant message")
+        prompt, completion = _token_ids(previous_prompt_ids), _token_ids(previous_completion_ids)
+        return self.bridges.bridge(prompt, completion, FollowUp(found, new, offered), finish_reason)
+
+    def _synthesise(self, new: tuple[Message, ...], with_tools: bool) -> tuple[Message, ...] | BridgeRefused:
+        kind = kind_of(new)
+        finding = self.certificate.finding(kind, with_tools) if kind is not None else None
+        minimal = synthesised_history(new)
+        if finding is None or not finding.history_free or minimal is None:
+            return BridgeRefused(
+                Why.HISTORY_NEEDED,
+                "for this template the bridge depends on the conversation: give `history`",
+            )
+        return minimal
+
+    def render_assistant(
+        self, message: Message | Mapping[str, Any] | SupportsModelDump, *, tools: Tools | None = None
+    ) -> TokenIds:
+        """The ids that the template writes for one assistant message, close included.
+
+        The inverse of `parse_response` (law 6): what a model would sample that writes exactly as the
+        template does.
+
+        Raises:
+            TemplateRenderError: The template does not write the message behind its generation prompt.
+        """
+        before = (Message(role="user", content="?"),)
+        offered = tools_from(tools)
+        said = Message.from_any(message)
+        prompt = self.render_text(before, tools=offered)
+        ended = self.render_text((*before, said), tools=offered, add_generation_prompt=False)
+        if not ended.startswith(prompt):
+            raise TemplateRenderError(
+                "the template's generation prompt is no part of its history, so there is no such completion"
+            )
+        ids = self.tokenizer.encode(ended[len(prompt) :])
+        last = max((i for i, token_id in enumerate(ids) if token_id in self.stop_ids), default=len(ids) - 1)
+        return TokenIds(ids[: last + 1])
+
+    def parse_response(
+        self, ids: Sequence[int], prompt_ids: Sequence[int] = (), tools: Tools | None = None
+    ) -> ParsedResponse:
+        """Read a completion; never raises on what a model wrote.
+
+        Args:
+            ids: The sampled ids.
+            prompt_ids: The prompt they continue: it tells whether reasoning was already open.
+            tools: The offered tools: a call to another one is `UNKNOWN_TOOL`.
+        """
+        prompt = _token_ids(prompt_ids)
+        names = frozenset(str(tool["function"]["name"]) for tool in tools_from(tools))
+        return self.reader.parse(ids, prompt_tail=prompt_tail(prompt, self.stop_ids), tool_names=names)
+
+    def get_stop_token_ids(self) -> tuple[int, ...]:
+        """The ids that end a completion: generation_config's, the tokenizer's eos, the template's close."""
+        return self.stop_ids
+
+    @property
+    def vocab_size(self) -> int:
+        """One more than the largest id of the tokenizer."""
+        return self.tokenizer.vocab_size
+
+    @property
+    def certificate(self) -> Certificate:
+        """What was proved about this template and tokenizer; computed on first use."""
+        if not self._certificates:
+            name = self.tool_format.name if self.tool_format is not None else None
+            self._certificates.append(certify(self.bridges, name))
+        return self._certificates[0]
+
+
+def _token_ids(ids: Sequence[int]) -> TokenIds:
+    return ids if isinstance(ids, TokenIds) else TokenIds(ids)
+
+
+def load_renderer(
+    path_or_name: str | Path,
+    *,
+    template_kwargs: Mapping[str, Any] | None = None,
+    stop_token_ids: Sequence[int] = (),
+    now: datetime | None = None,
+) -> Renderer:
+    """Read a Hugging Face tokenizer folder and derive everything from it.
+
+    Args:
+        path_or_name: A folder with tokenizer.json, and chat_template.jinja or tokenizer_config.json;
+            generation_config.json names the stop ids. Names are not looked up on a hub.
+        template_kwargs: Further variables for the template, such as `{"enable_thinking": False}`.
+        stop_token_ids: Further stop ids, in addition to the folder's own.
+        now: What `strftime_now` tells the template; None is the time of this call, fixed from then on.
+
+    Raises:
+        TokenizerFolderError: The folder, or a file in it, is missing or unreadable.
+        TemplateRenderError: The chat template is not valid Jinja.
+    """
+    folder = Path(path_or_name)
+    tokenizer = Tokenizer.load(folder)
+    default, tool_use = read_chat_templates(folder, tokenizer.config)
+    template = ChatTemplate(
+        default=default,
+        tool_use=tool_use,
+        special_tokens=tokenizer.special_tokens,
+        kwargs=dict(template_kwargs or {}),
+        now=now if now is not None else datetime.now(),
+    )
+    stop_ids = tuple(dict.fromkeys((*read_stop_ids(folder, tokenizer), *stop_token_ids)))
+    if not stop_ids:
+        raise TokenizerFolderError(
+            f"{folder} names no stop token: neither generation_config.json (eos_token_id) nor "
+            f"tokenizer_config.json (eos_token); pass stop_token_ids"
+        )
+    return make_renderer(tokenizer, template, stop_ids, str(folder))
+
+
+def make_renderer(
+    tokenizer: Tokenizer, template: ChatTemplate, stop_ids: tuple[int, ...], folder: str
+) -> Renderer:
+    """Derive a renderer from its parts."""
+    form = probe_message_form(template)
+    reasoning = derive_reasoning(template, form, tokenizer)
+    builder = BridgeBuilder(template, form, tokenizer, stop_ids, reasoning)
+    builder = replace(builder, opener_ids=find_opener_ids(builder))
+    stop_texts = [info.text for i in stop_ids if (info := tokenizer.added_token_of_id(i)) is not None]
+    tool_format = derive_tool_format(template, form, tokenizer, stop_texts)
+    return Renderer(
+        tokenizer=tokenizer,
+        template=template,
+        form=form,
+        stop_ids=stop_ids,
+        bridges=builder,
+        reader=Reader(tokenizer, frozenset(stop_ids), reasoning, tool_format),
+        tool_format=tool_format,
+        folder=folder,
+    )

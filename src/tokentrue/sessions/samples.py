@@ -1,0 +1,87 @@
+"""From the turns of a session to training samples (pure).
+
+Law 7: every sampled id is in exactly one training sample with loss mask 1, and no id that was not
+sampled ever has loss mask 1. A chain of bridged turns is one sample; a turn that several branches
+share is trained in the first of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from tokentrue.errors import AlignmentError
+from tokentrue.tokens import BoolArray, FloatArray, IntArray
+from tokentrue.turns import How, Junction, Turn
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingSample:
+    """One sequence to train on.
+
+    Args:
+        token_ids: Shape (T,), int32: exactly what the engine saw and sampled.
+        loss_mask: Shape (T,), bool: True where the id was sampled and is trained here.
+        logprobs: Shape (T,), float64, nats: the engine's log-probability where `loss_mask` is True,
+            NaN elsewhere: there is none.
+        turns: Indices of the turns along the branch, first to last.
+    """
+
+    token_ids: IntArray
+    loss_mask: BoolArray
+    logprobs: FloatArray
+    turns: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        lengths = {len(self.token_ids), len(self.loss_mask), len(self.logprobs)}
+        if len(lengths) != 1:
+            raise AlignmentError(f"ids, loss mask and log-probabilities differ in length: {sorted(lengths)}")
+        if bool(np.isnan(self.logprobs[self.loss_mask]).any()):
+            raise AlignmentError("a trained id has no log-probability")
+
+
+def training_samples(turns: Sequence[Turn]) -> tuple[TrainingSample, ...]:
+    """One sample per branch of a session; `turns[i].index == i`."""
+    extended = {
+        turn.stitch.anchor_turn for turn in turns if _continues(turn) and turn.stitch.anchor_turn is not None
+    }
+    trained: set[int] = set()
+    samples: list[TrainingSample] = []
+    for turn in turns:
+        if turn.index not in extended:
+            samples.append(_sample(_branch(turns, turn), trained))
+    return tuple(samples)
+
+
+def _continues(turn: Turn) -> bool:
+    """Whether the anchor's ids are all in this turn's prompt, so that no sample of its own is needed."""
+    return turn.stitch.how is How.BRIDGED and turn.stitch.junction is not Junction.OPENER_DROPPED
+
+
+def _branch(turns: Sequence[Turn], leaf: Turn) -> list[Turn]:
+    path = [leaf]
+    while _continues(path[-1]) and path[-1].stitch.anchor_turn is not None:
+        path.append(turns[path[-1].stitch.anchor_turn])
+    path.reverse()
+    return path
+
+
+def _sample(path: Sequence[Turn], trained: set[int]) -> TrainingSample:
+    ids = path[-1].tokens.all_ids().array()
+    mask = np.zeros(len(ids), dtype=np.bool_)
+    logprobs = np.full(len(ids), np.nan, dtype=np.float64)
+    for turn in path:
+        if turn.index in trained:
+            continue
+        trained.add(turn.index)
+        start = len(turn.tokens.prompt_ids)
+        end = start + len(turn.tokens.completion_ids)
+        if not np.array_equal(ids[start:end], turn.tokens.completion_ids.array()):
+            raise AlignmentError(
+                f"turn {turn.index}: its sampled ids are not at {start}..{end} of the branch (law 1)"
+            )
+        mask[start:end] = True
+        logprobs[start:end] = turn.tokens.completion_logprobs.array()
+    return TrainingSample(ids, mask, logprobs, tuple(turn.index for turn in path))

@@ -1,0 +1,91 @@
+"""One conversation: its tree, and the two steps of every turn, stitch and commit (pure)."""
+
+from __future__ import annotations
+
+import hashlib
+import uuid
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import msgspec
+
+from tokentrue.generation import FinishReason, Generation
+from tokentrue.messages import Message, SupportsModelDump
+from tokentrue.rendering.renderer import Renderer
+from tokentrue.sessions.stitch import StitchedPrompt, stitch_prompt
+from tokentrue.sessions.tree import ConversationTree
+from tokentrue.turns import Turn
+
+_ENCODER = msgspec.json.Encoder()
+
+
+@dataclass(slots=True)
+class Session:
+    """One conversation with everything that was sampled in it. Not shared between event loops.
+
+    Args:
+        id: Sent as `X-Session-ID`, so that a router can keep the conversation on one engine.
+    """
+
+    id: str = field(default_factory=lambda: uuid.uuid4().hex)
+    _tree: ConversationTree = field(default_factory=ConversationTree, repr=False)
+    _canonical: dict[bytes, Message] = field(default_factory=dict, repr=False)
+
+    @property
+    def turns(self) -> tuple[Turn, ...]:
+        """All committed turns, in the order in which they were committed."""
+        return tuple(self._tree.turns)
+
+    def read_messages(
+        self, values: str | Sequence[Message | Mapping[str, Any] | SupportsModelDump]
+    ) -> tuple[Message, ...]:
+        """The canonical form of a conversation; messages seen before are recognised by their bytes.
+
+        Raises:
+            InvalidMessageError: Names the index of the message that is wrong.
+        """
+        if isinstance(values, str):
+            return (Message(role="user", content=values),)
+        return tuple(self._read_message(value, index) for index, value in enumerate(values))
+
+    def _read_message(self, value: Message | Mapping[str, Any] | SupportsModelDump, index: int) -> Message:
+        if isinstance(value, Message):
+            return value
+        try:
+            raw = _ENCODER.encode(value)
+        except (TypeError, ValueError):
+            return Message.from_any(value, f"messages[{index}]")
+        key = hashlib.blake2b(raw, digest_size=16).digest()
+        found = self._canonical.get(key)
+        if found is None:
+            found = self._canonical[key] = Message.from_any(value, f"messages[{index}]")
+        return found
+
+    def stitch(
+        self, renderer: Renderer, messages: Sequence[Message], tools: tuple[dict[str, Any], ...] = ()
+    ) -> StitchedPrompt:
+        """The prompt for `messages`; changes nothing. See `stitch_prompt`."""
+        return stitch_prompt(self._tree, renderer, messages, tools)
+
+    def commit(
+        self,
+        stitched: StitchedPrompt,
+        generation: Generation,
+        message: Message,
+        finish_reason: FinishReason,
+    ) -> Turn:
+        """Enter a turn that was received whole, and return it as it is kept."""
+        turn = Turn(
+            index=len(self._tree.turns),
+            tokens=generation.tokens,
+            stitch=stitched.stitch,
+            finish_reason=finish_reason,
+            stop_reason=generation.stop_reason,
+            usage=generation.usage,
+            prompt_spans=stitched.spans,
+            request_id=generation.request_id,
+            weight_spans=generation.weight_spans,
+        )
+        self._tree.commit(stitched.hashes, turn, message)
+        return turn
