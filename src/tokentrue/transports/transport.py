@@ -11,12 +11,17 @@ from tokentrue.generation import GenerateRequest, Generation
 
 @dataclass(frozen=True, slots=True)
 class HttpCall:
-    """One HTTP request to make. `path` starts with "/" and is appended to the server's root URL."""
+    """One HTTP request to make. `path` starts with "/" and is appended to the server's root URL.
+
+    `idempotent` says that doing it twice changes nothing but the load: a stateless token route samples
+    anew, and the first sample was seen by nobody. Only then is it sent again after a lost connection.
+    """
 
     method: str
     path: str
     body: bytes = b""
     headers: Mapping[str, str] = field(default_factory=dict)
+    idempotent: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,221 @@
+"""Laws 3 and 4 at the rim: what a reply shows is compared with what was asked.
+
+Nothing here repairs: a check passes, or its error names the position and both values.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import msgspec
+
+from tokentrue.errors import (
+    AbortedError,
+    AlignmentError,
+    EmptyCompletionError,
+    EvidenceError,
+    MalformedReplyError,
+)
+from tokentrue.generation import FinishReason, GenerateRequest, Usage
+
+SENTINEL_LOGPROB = -9999.0
+"""vLLM's chat routes write this for minus infinity, Dynamo's worker -1e30: no sampled id has either."""
+
+_TOKEN_ID_PREFIX = "token_id:"
+
+
+class CachedWire(msgspec.Struct):
+    """`usage.prompt_tokens_details`."""
+
+    cached_tokens: int | None = None
+
+
+class UsageWire(msgspec.Struct):
+    """`usage`, as vLLM and Dynamo write it."""
+
+    prompt_tokens: int | None = None
+    completion_tokens: int | None = None
+    prompt_tokens_details: CachedWire | None = None
+
+    def usage(self) -> Usage:
+        """The same counts as a value of the vocabulary."""
+        details = self.prompt_tokens_details
+        return Usage(self.prompt_tokens, self.completion_tokens, details.cached_tokens if details else None)
+
+
+class LogprobItem(msgspec.Struct):
+    """One entry of `logprobs.content`: vLLM 0.32 and Dynamo give `token_id`, vLLM < 0.32 `token_id:N` as token."""
+
+    logprob: float | None = None
+    token_id: int | None = None
+    token: str | None = None
+
+    def maybe_id(self) -> int | None:
+        """The sampled id that this item is about, or None when it names none."""
+        if self.token_id is not None:
+            return self.token_id
+        token = self.token or ""
+        digits = token[len(_TOKEN_ID_PREFIX) :]
+        if token.startswith(_TOKEN_ID_PREFIX) and digits.isdecimal() and len(digits) < 12:
+            return int(digits)
+        return None
+
+
+class LogprobsWire(msgspec.Struct):
+    """`choice.logprobs`."""
+
+    content: list[LogprobItem] | None = None
+
+
+NOT_THERE = msgspec.Raw()
+"""The default of a field that is left undecoded; `is_absent` knows it."""
+
+
+def is_absent(raw: msgspec.Raw) -> bool:
+    """Whether an undecoded field was left out or null."""
+    return bytes(raw) in (b"", b"null")
+
+
+def decoded_ids(raw: msgspec.Raw, where: str) -> list[int] | None:
+    """The ids in an array that was left undecoded; None when it is absent or null.
+
+    Raises:
+        MalformedReplyError: It is no array of integers.
+    """
+    if is_absent(raw):
+        return None
+    try:
+        return msgspec.json.decode(raw, type=list[int])
+    except msgspec.MsgspecError as exc:
+        raise MalformedReplyError(f"{where} is no list of token ids: {exc}", status=200) from exc
+
+
+def echo_equals(request: GenerateRequest, raw: msgspec.Raw, where: str, advice: str) -> bool:
+    """Whether the reply echoes the prompt ids; an unequal echo is an error.
+
+    Raises:
+        EvidenceError: The echoed ids are not those that were sent.
+        MalformedReplyError: The echo is no array of integers.
+    """
+    # The echo is as long as the conversation: comparing bytes costs a fraction of decoding it.
+    if bytes(raw) == b"[" + request.prompt_ids.json_items() + b"]":
+        return True
+    echoed = decoded_ids(raw, where)
+    if echoed is None:
+        return False
+    sent = request.prompt_ids.tolist()
+    if echoed != sent:
+        at = next(
+            (i for i, (a, b) in enumerate(zip(sent, echoed, strict=False)) if a != b), min(len(sent), len(echoed))
+        )
+        raise EvidenceError(
+            f"the engine did not use the prompt ids: {len(sent)} were sent, {where} has {len(echoed)}, and "
+            f"they differ at position {at}; {advice}",
+            status=200,
+        )
+    return True
+
+
+def check_prompt_count(request: GenerateRequest, usage: UsageWire | None, advice: str) -> None:
+    """Compare `usage.prompt_tokens`, when the engine tells it, with the number of ids sent.
+
+    Raises:
+        EvidenceError: They differ.
+    """
+    counted = usage.prompt_tokens if usage is not None else None
+    if counted is not None and counted != len(request.prompt_ids):
+        raise EvidenceError(
+            f"the engine did not use the prompt ids: {len(request.prompt_ids)} were sent and it counts {counted} "
+            f"prompt tokens; {advice}",
+            status=200,
+        )
+
+
+def check_completion(request: GenerateRequest, ids: Sequence[int], usage: UsageWire | None) -> None:
+    """Compare the sampled ids with the vocabulary, with `max_tokens` and with the engine's own count.
+
+    Raises:
+        EmptyCompletionError: There are none.
+        MalformedReplyError: An id cannot be one of this vocabulary.
+        EvidenceError: There are more than were asked for, or another number than the engine counts.
+    """
+    if not ids:
+        raise EmptyCompletionError("the engine finished without sampling a single id")
+    vocab_size = request.vocab_size if request.vocab_size is not None else 2**31
+    if min(ids) < 0 or max(ids) >= vocab_size:
+        wrong = min(ids) if min(ids) < 0 else max(ids)
+        raise MalformedReplyError(f"sampled id {wrong} is outside the vocabulary of {vocab_size}", status=200)
+    limit = request.sampling.max_tokens
+    if limit is not None and len(ids) > limit:
+        raise EvidenceError(f"max_tokens={limit} was asked and {len(ids)} ids came back", status=200)
+    counted = usage.completion_tokens if usage is not None else None
+    if counted is not None and counted != len(ids):
+        raise EvidenceError(
+            f"{len(ids)} sampled ids came back and the engine counts {counted} completion tokens", status=200
+        )
+
+
+def check_values(logprobs: Sequence[float | None]) -> list[float]:
+    """The log-probabilities, none missing and none a stand-in for minus infinity.
+
+    Raises:
+        AlignmentError: One is; names its position. (Finite and <= 0 is checked where `Logprobs` is built.)
+    """
+    values: list[float] = []
+    for position, value in enumerate(logprobs):
+        if value is None or value <= SENTINEL_LOGPROB:
+            raise AlignmentError(f"log-probability {value!r} at position {position} is no measurement", status=200)
+        values.append(value)
+    return values
+
+
+def paired_logprobs(ids: Sequence[int], wire: LogprobsWire | None) -> list[float]:
+    """One log-probability for each sampled id, each item having named its id (law 3).
+
+    Raises:
+        AlignmentError: They are missing, fewer or more, or an item is about another id.
+    """
+    if wire is None or wire.content is None:
+        raise AlignmentError(f"{len(ids)} sampled ids came without log-probabilities", status=200)
+    items = wire.content
+    if len(items) != len(ids):
+        raise AlignmentError(f"{len(ids)} sampled ids came with {len(items)} log-probabilities", status=200)
+    for position, (token_id, item) in enumerate(zip(ids, items, strict=True)):
+        named = item.maybe_id()
+        if named != token_id:
+            raise AlignmentError(
+                f"position {position} was sampled as {token_id} and its log-probability is for "
+                f"{named if named is not None else item.token!r}",
+                status=200,
+            )
+    return check_values([item.logprob for item in items])
+
+
+def finish_reason_from(word: str | None) -> FinishReason:
+    """The engine's word for why sampling ended.
+
+    `tool_calls` is a frontend's reading of the text behind a stop; here the ids decide, so it is `STOP`.
+
+    Raises:
+        AbortedError: There is no word, or it says that the turn was given up.
+        MalformedReplyError: The word is unknown.
+    """
+    if word in ("stop", "tool_calls"):
+        return FinishReason.STOP
+    if word == "length":
+        return FinishReason.LENGTH
+    if word is None or word in ("abort", "cancelled", "content_filter") or word.startswith("error"):
+        raise AbortedError(f"the engine gave up the turn: finish_reason is {word!r}", status=200)
+    raise MalformedReplyError(f"finish_reason {word!r} is unknown", status=200)
+
+
+def check_stop_id(ids: Sequence[int], finish_reason: FinishReason, stop_reason: int | str | None) -> None:
+    """A stop id that the engine names must be the last one sampled.
+
+    Raises:
+        EvidenceError: It is not.
+    """
+    if finish_reason is FinishReason.STOP and isinstance(stop_reason, int) and ids[-1] != stop_reason:
+        raise EvidenceError(
+            f"the engine says that id {stop_reason} stopped it; the last id is {ids[-1]}", status=200
+        )
