@@ -1,0 +1,439 @@
+"""A run on disk: `run.json`, a table of turns and a table of episodes. The only module that imports pyarrow.
+
+While a run is under way the tables are Arrow IPC streams (`turns.arrows`, `episodes.arrows`), to which every
+turn is appended as one record batch in one write: a kill at any moment loses at most the turn in flight, and any
+Arrow reader can follow. `close` turns them into Parquet (`turns.parquet`, `episodes.parquet`), sorted by episode
+and turn. A reader takes either form, and says which one it found.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from enum import Enum
+from pathlib import Path
+from types import TracebackType
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from tokentrue.errors import RecordError
+from tokentrue.messages import Message
+from tokentrue.rollouts.environment import StopReason
+from tokentrue.rollouts.record_files import (
+    broken,
+    make_empty_folder,
+    read_run_info,
+    sync_file,
+    unwritable,
+    write_run_info,
+)
+from tokentrue.rollouts.record_rows import (
+    KnownTurns,
+    Row,
+    episode_from_row,
+    episode_row,
+    turn_from_row,
+    turn_row,
+)
+from tokentrue.rollouts.trajectory import EpisodeRecord, RunInfo, TurnRecord
+
+SCHEMA_VERSION = 1
+"""Grows with every change of a column's name, type or meaning."""
+
+_TURNS = "turns"
+_EPISODES = "episodes"
+_STREAM_END = b"\xff\xff\xff\xff\x00\x00\x00\x00"  # Arrow's end-of-stream marker
+_HEADER_BYTES = 8  # continuation marker and length of the metadata, both 32 bits
+_GROUP_ROWS = 1024
+_VERSION_KEY = b"tokentrue_schema_version"
+
+_IDS = pa.list_(pa.int32())
+_SPAN = pa.struct([("start", pa.int32()), ("end", pa.int32()), ("owner", pa.int32()), ("kind", pa.int8())])
+_WEIGHT_SPAN = pa.struct([("version", pa.string()), ("start", pa.int32()), ("end", pa.int32())])
+
+_TURN_SCHEMA = pa.schema(
+    [
+        ("episode", pa.int32()),
+        ("turn", pa.int32()),
+        ("how", pa.string()),
+        ("why", pa.string()),
+        ("detail", pa.string()),
+        ("junction", pa.string()),
+        ("anchor_turn", pa.int32()),
+        ("known_len", pa.int32()),
+        ("base_turn", pa.int32()),
+        ("base_len", pa.int32()),
+        ("prompt_len", pa.int32()),
+        ("added_ids", _IDS),
+        ("completion_ids", _IDS),
+        ("completion_logprobs", pa.list_(pa.float64())),
+        ("prompt_spans", pa.list_(_SPAN)),
+        ("finish_reason", pa.string()),
+        ("stop_id", pa.int64()),
+        ("stop_text", pa.string()),
+        ("usage_prompt", pa.int64()),
+        ("usage_completion", pa.int64()),
+        ("usage_cached", pa.int64()),
+        ("request_id", pa.string()),
+        ("weight_spans", pa.list_(_WEIGHT_SPAN)),
+        ("messages_kept", pa.int32()),
+        ("new_messages", pa.string()),
+        ("message", pa.string()),
+        ("duration_s", pa.float64()),
+    ],
+    metadata={_VERSION_KEY: str(SCHEMA_VERSION)},
+)
+_EPISODE_SCHEMA = pa.schema(
+    [
+        ("episode", pa.int32()),
+        ("seed", pa.int64()),
+        ("task", pa.string()),
+        ("messages", pa.string()),
+        ("tools", pa.string()),
+        ("stop_reason", pa.string()),
+        ("reward", pa.float64()),
+        ("turns", pa.int32()),
+        ("error_type", pa.string()),
+        ("error_message", pa.string()),
+        ("error_phase", pa.string()),
+        ("error_trace", pa.string()),
+        ("started_at", pa.float64()),
+        ("duration_s", pa.float64()),
+    ],
+    metadata={_VERSION_KEY: str(SCHEMA_VERSION)},
+)
+_ARRAY_COLUMNS = ("added_ids", "completion_ids", "completion_logprobs")
+"""Columns that are read as numpy arrays, without a Python object per token."""
+
+
+class RecordForm(Enum):
+    """In which form the tables of a record lie on disk."""
+
+    CLOSED = "closed"
+    """Parquet: the run ended, by itself, by an error or by Ctrl-C, and closed its record."""
+    OPEN = "open"
+    """Arrow streams: the run is still under way, or its process was killed."""
+
+
+class _Stream:
+    """An Arrow IPC stream that is whole after every `append`."""
+
+    def __init__(self, path: Path, schema: pa.Schema) -> None:
+        self._path = path
+        self._schema = schema
+        try:
+            self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND, 0o644)
+        except OSError as exc:
+            raise unwritable(path, exc) from exc
+        self._length = 0
+        self._write(schema.serialize().to_pybytes())
+
+    def append(self, row: Row) -> None:
+        try:
+            batch = pa.RecordBatch.from_pylist([row], schema=self._schema)
+        except (pa.ArrowException, OverflowError, TypeError, ValueError) as exc:
+            raise RecordError(f"a row does not fit {self._path.name}: {exc}") from exc
+        self._write(batch.serialize().to_pybytes())
+
+    def _write(self, message: bytes) -> None:
+        done = 0
+        try:
+            while done < len(message):
+                done += os.write(self._file, message[done:])
+        except OSError as exc:
+            # Half a message would hide everything appended behind it.
+            os.ftruncate(self._file, self._length)
+            raise unwritable(self._path, exc) from exc
+        self._length += done
+
+    def close(self) -> None:
+        """End the stream and hand it to the disk; the file is closed even when that fails."""
+        try:
+            self._write(_STREAM_END)
+            os.fsync(self._file)
+        except OSError as exc:
+            raise unwritable(self._path, exc) from exc
+        finally:
+            os.close(self._file)
+
+
+class RecordWriter:
+    """Writes a record while its run happens; a `TrajectorySink`. Use it as a context manager.
+
+    Leaving the context closes the record whatever was raised inside, so that Ctrl-C leaves a closed one.
+
+    Raises:
+        RecordError: The folder is not empty, or something in it cannot be written (disk full, no permission).
+    """
+
+    def __init__(self, folder: Path, info: RunInfo) -> None:
+        self.folder = folder
+        self._known: dict[int, KnownTurns] = {}
+        self._is_closed = False
+        make_empty_folder(folder)
+        write_run_info(folder, info, SCHEMA_VERSION)
+        self._turns = _Stream(folder / f"{_TURNS}.arrows", _TURN_SCHEMA)
+        self._episodes = _Stream(folder / f"{_EPISODES}.arrows", _EPISODE_SCHEMA)
+
+    def episode_started(self, episode: EpisodeRecord) -> None:
+        """Keep what an episode is about before its first turn."""
+        self._episodes.append(episode_row(episode))
+
+    def turn_done(self, turn: TurnRecord) -> None:
+        """Keep a turn; when this returns, a kill no longer loses it."""
+        known = self._known.setdefault(turn.episode, KnownTurns())
+        self._turns.append(turn_row(turn, known.strip(turn.turn)))
+        known.add(turn.turn)
+
+    def episode_done(self, episode: EpisodeRecord) -> None:
+        """Keep how an episode ended."""
+        self._episodes.append(episode_row(episode))
+        self._known.pop(episode.index, None)
+
+    def close(self) -> None:
+        """Turn the streams into Parquet; idempotent."""
+        if self._is_closed:
+            return
+        self._is_closed = True
+        try:
+            self._turns.close()
+        finally:
+            self._episodes.close()
+        compact_record(self.folder)
+
+    def __enter__(self) -> RecordWriter:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        del kind, trace
+        try:
+            self.close()
+        except RecordError as closing:
+            if exc is None:
+                raise
+            # What ended the run is the news; the streams are still there to be read.
+            exc.add_note(f"and the record could not be closed: {closing}")
+
+
+@dataclass(frozen=True, slots=True)
+class RecordReader:
+    """Reads a record in either form. Made by `open_record`.
+
+    Args:
+        folder: Where it lies.
+        info: What `run.json` says.
+        form: Closed, or still open.
+        torn_bytes: Bytes at the end of an open record's streams that are no whole row: the turn in flight.
+    """
+
+    folder: Path
+    info: RunInfo
+    form: RecordForm
+    torn_bytes: int
+
+    def turns(self) -> Iterator[TurnRecord]:
+        """All turns, by episode and turn, with their full prompt ids.
+
+        Raises:
+            RecordError: A file is broken; says which, and where.
+        """
+        known = KnownTurns()
+        episode = -1
+        for row in _rows(self.folder, _TURNS):
+            if row["episode"] != episode:
+                known, episode = KnownTurns(), row["episode"]
+            yield turn_from_row(row, known)
+
+    def episodes(self) -> tuple[EpisodeRecord, ...]:
+        """All episodes by index. Those that had not ended carry the conversation as far as it was recorded.
+
+        Raises:
+            RecordError: A file is broken; says which, and where.
+        """
+        latest = {row["episode"]: episode_from_row(row) for row in _rows(self.folder, _EPISODES)}
+        unended = {index for index, episode in latest.items() if episode.stop_reason is StopReason.INTERRUPTED}
+        if unended:
+            for index, (messages, turns) in _conversations(self.turns(), unended).items():
+                latest[index] = replace(latest[index], messages=messages, turns=turns)
+        return tuple(latest[index] for index in sorted(latest))
+
+
+def open_record(folder: Path) -> RecordReader:
+    """Open a record for reading.
+
+    Raises:
+        RecordError: No record lies there, it is of another schema version, or a file is broken.
+    """
+    info = read_run_info(folder, SCHEMA_VERSION)
+    found = [_find(folder, name) for name in (_TURNS, _EPISODES)]
+    is_closed = all(form is RecordForm.CLOSED for _, form in found)
+    torn = [_open_table(path).torn_bytes for path, form in found if form is RecordForm.OPEN]
+    for path, form in found:
+        if form is RecordForm.CLOSED:
+            _parquet(path).close()
+    return RecordReader(folder, info, RecordForm.CLOSED if is_closed else RecordForm.OPEN, sum(torn))
+
+
+def compact_record(folder: Path) -> None:
+    """Turn an open record into a closed one. The streams go only when the Parquet files are on the disk.
+
+    Raises:
+        RecordError: A stream is broken, or Parquet cannot be written; the streams are still there then.
+    """
+    for name in (_TURNS, _EPISODES):
+        path, form = _find(folder, name)
+        if form is RecordForm.CLOSED:
+            continue
+        table = _open_table(path).sorted()
+        target = folder / f"{name}.parquet"
+        partial = target.with_suffix(".parquet.partial")
+        try:
+            pq.write_table(
+                table,
+                partial,
+                compression="zstd",
+                row_group_size=_GROUP_ROWS,
+                write_page_checksum=True,
+            )
+            sync_file(partial)
+            partial.replace(target)
+        except (OSError, pa.ArrowException) as exc:
+            partial.unlink(missing_ok=True)
+            raise unwritable(target, exc) from exc
+    for name in (_TURNS, _EPISODES):
+        (folder / f"{name}.arrows").unlink(missing_ok=True)
+
+
+@dataclass(frozen=True, slots=True)
+class _OpenTable:
+    """The whole rows of a stream, in the order in which they were appended, and what is torn behind them."""
+
+    table: pa.Table
+    torn_bytes: int
+
+    def sorted(self) -> pa.Table:
+        """The rows by episode and turn; an episode has a row for its start and one for its end: the last counts."""
+        episodes = self.table["episode"].to_numpy()
+        if "turn" in self.table.column_names:
+            return self.table.take(pa.array(np.lexsort((self.table["turn"].to_numpy(), episodes))))
+        last_row = {int(episode): row for row, episode in enumerate(episodes)}
+        return self.table.take(pa.array([last_row[episode] for episode in sorted(last_row)], type=pa.int64()))
+
+
+def _find(folder: Path, name: str) -> tuple[Path, RecordForm]:
+    closed, opened = folder / f"{name}.parquet", folder / f"{name}.arrows"
+    # A kill during `compact_record` leaves both; Parquet is put in place only when it is whole.
+    if closed.exists():
+        return closed, RecordForm.CLOSED
+    if opened.exists():
+        return opened, RecordForm.OPEN
+    raise RecordError(f"{folder} has no {closed.name} and no {opened.name}: the record is incomplete")
+
+
+def _schema_of(path: Path) -> pa.Schema:
+    return _TURN_SCHEMA if path.stem == _TURNS else _EPISODE_SCHEMA
+
+
+def _check_schema(path: Path, found: pa.Schema) -> None:
+    if not found.equals(_schema_of(path)):
+        raise RecordError(f"{path} has other columns than schema version {SCHEMA_VERSION} prescribes")
+
+
+def _parquet(path: Path) -> pq.ParquetFile:
+    try:
+        file = pq.ParquetFile(path, page_checksum_verification=True)
+    except (OSError, pa.ArrowException) as exc:
+        raise broken(path, exc) from exc
+    _check_schema(path, file.schema_arrow)
+    return file
+
+
+def _open_table(path: Path) -> _OpenTable:
+    try:
+        table, torn_bytes = _read_stream(path, _schema_of(path))
+    except OSError as exc:
+        raise broken(path, exc) from exc
+    _check_schema(path, table.schema)
+    return _OpenTable(table, torn_bytes)
+
+
+def _batches(folder: Path, name: str) -> Iterator[pa.RecordBatch]:
+    path, form = _find(folder, name)
+    if form is RecordForm.OPEN:
+        yield from _open_table(path).sorted().to_batches(max_chunksize=_GROUP_ROWS)
+        return
+    with _parquet(path) as file:
+        batches = file.iter_batches(batch_size=_GROUP_ROWS)
+        while True:
+            try:
+                batch = next(batches, None)
+            except (OSError, pa.ArrowException) as exc:
+                raise broken(path, exc) from exc
+            if batch is None:
+                return
+            yield batch
+
+
+def _read_stream(path: Path, schema: pa.Schema) -> tuple[pa.Table, int]:
+    """The whole batches of a stream, and how many bytes behind them are a torn one.
+
+    A batch is torn when the file ends before it does; anything else that cannot be read is a broken file.
+    """
+    data = pa.py_buffer(path.read_bytes())
+    source = pa.BufferReader(data)
+    if data.size == 0:
+        return schema.empty_table(), 0
+    batches: list[pa.RecordBatch] = []
+    start = 0
+    found: pa.Schema | None = None
+    while start < data.size:
+        try:
+            message = pa.ipc.read_message(source)
+            if found is None:
+                found = pa.ipc.read_schema(message)
+            else:
+                batches.append(pa.ipc.read_record_batch(message, found))
+        except EOFError:
+            break
+        except (OSError, pa.ArrowException) as exc:
+            if not _ends_early(data, start, exc):
+                raise broken(path, exc, f" at byte {start}") from exc
+            return pa.Table.from_batches(batches, schema=found or schema), data.size - start
+        start = source.tell()
+    return pa.Table.from_batches(batches, schema=found or schema), 0
+
+
+def _ends_early(data: pa.Buffer, start: int, exc: Exception) -> bool:
+    """Whether the file ends inside the message at `start`: in its header, its metadata or its body."""
+    header = data.slice(start, min(_HEADER_BYTES, data.size - start)).to_pybytes()
+    if len(header) < _HEADER_BYTES:
+        return True
+    metadata_len = int.from_bytes(header[4:], "little", signed=True)
+    ends_in_metadata = metadata_len >= 0 and start + _HEADER_BYTES + metadata_len > data.size
+    # pyarrow raises a plain OSError for a body that ends early, and ArrowInvalid for what it cannot decode.
+    return ends_in_metadata or not isinstance(exc, pa.ArrowException)
+
+
+def _rows(folder: Path, name: str) -> Iterator[Row]:
+    arrays = list(_ARRAY_COLUMNS) if name == _TURNS else []
+    for batch in _batches(folder, name):
+        plain = batch.drop_columns(arrays) if arrays else batch
+        for position, row in enumerate(plain.to_pylist()):
+            for column in arrays:
+                row[column] = batch.column(column)[position].values.to_numpy(zero_copy_only=False)
+            yield row
+
+
+def _conversations(turns: Iterator[TurnRecord], of: set[int]) -> dict[int, tuple[tuple[Message, ...], int]]:
+    """The conversation and the number of turns, as far as they were recorded, of some episodes."""
+    found: dict[int, tuple[tuple[Message, ...], int]] = {}
+    for turn in turns:
+        if turn.episode in of:
+            before, count = found.get(turn.episode, ((), 0))
+            found[turn.episode] = (turn.conversation(before), count + 1)
+    return found

@@ -1,0 +1,288 @@
+"""Rows of a record and the values they stand for: `*_from_row(*_row(value)) == value`.
+
+A turn's row holds only what the turn added (law 8): the prompt ids behind those that an earlier turn of the same
+episode saw or sampled. `KnownTurns` takes the known ones away when writing and puts them back when reading. (A
+turn's spans speak of its new ids only, so they are stored as they are.)
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import Any
+
+import numpy as np
+
+from tokentrue.errors import RecordError, TokentrueError
+from tokentrue.generation import EngineInfo, FinishReason, Usage, WeightSpan
+from tokentrue.messages import Message, messages_from
+from tokentrue.rollouts.environment import StopReason
+from tokentrue.rollouts.trajectory import EpisodeError, EpisodeRecord, Phase, RunInfo, TurnRecord
+from tokentrue.sampling import SamplingParams
+from tokentrue.tokens import IntArray, Logprobs, TokenIds, TurnTokens
+from tokentrue.turns import How, Junction, Stitch, TokenKind, TokenSpan, Turn, Why
+
+Row = dict[str, Any]
+"""One row, by column name; the columns are declared in `record.py`."""
+
+
+@dataclass(frozen=True, slots=True)
+class StoredPrompt:
+    """A prompt as a row holds it.
+
+    `prompt_ids == all_ids(base_turn)[:base_len] + added_ids`; `base_turn` None means that all ids are added ones.
+    """
+
+    base_turn: int | None
+    base_len: int
+    added_ids: IntArray
+
+
+class KnownTurns:
+    """The turns of one episode so far. `restore(strip(turn))` gives back the turn's prompt."""
+
+    def __init__(self) -> None:
+        self._all_ids: dict[int, TokenIds] = {}
+        self._turns: dict[int, Turn] = {}
+
+    def add(self, turn: Turn) -> None:
+        """Know a turn, so that later ones can be stored by reference to it."""
+        self._turns[turn.index] = turn
+        self._all_ids[turn.index] = turn.tokens.all_ids()
+
+    def strip(self, turn: Turn) -> StoredPrompt:
+        """What has to be stored of a prompt. The base is the anchor, else the turn before."""
+        prompt = turn.tokens.prompt_ids
+        base_turn = turn.stitch.anchor_turn
+        if base_turn not in self._turns:
+            base_turn = max(self._turns, default=None)
+        if base_turn is None:
+            return StoredPrompt(None, 0, prompt.array())
+        base_len = self._shared_ids(self._turns[base_turn], prompt)
+        return StoredPrompt(base_turn, base_len, prompt.tail(base_len))
+
+    def _shared_ids(self, base: Turn, prompt: TokenIds) -> int:
+        """How many leading ids the prompt shares with everything that the base turn saw and sampled."""
+        given, sampled = base.tokens.prompt_ids, base.tokens.completion_ids
+        total = len(given) + len(sampled)
+        # A stitched prompt shares the base's rope: then only the ids behind it are read.
+        if len(prompt) >= total and prompt.starts_with(given):
+            behind = prompt.tail(len(given))[: len(sampled)]
+            if np.array_equal(behind, sampled.array()):
+                return total
+        known = self._all_ids[base.index].array()
+        shorter = min(len(known), len(prompt))
+        different = np.flatnonzero(known[:shorter] != prompt.array()[:shorter])
+        return int(different[0]) if len(different) else shorter
+
+    def restore(self, stored: StoredPrompt) -> TokenIds:
+        """The prompt ids; known ones are shared, not copied.
+
+        Raises:
+            RecordError: The base turn is missing from the record, or shorter than the row says.
+        """
+        if stored.base_turn is None:
+            return TokenIds(stored.added_ids)
+        known = self._all_ids.get(stored.base_turn)
+        if known is None or len(known) < stored.base_len:
+            raise RecordError(
+                f"a prompt builds on {stored.base_len} ids of turn {stored.base_turn}, "
+                f"which has {'not been recorded' if known is None else f'only {len(known)}'}"
+            )
+        shared = known if stored.base_len == len(known) else TokenIds(known.array()[: stored.base_len])
+        return shared.extended(stored.added_ids)
+
+
+def turn_row(record: TurnRecord, stored: StoredPrompt) -> Row:
+    """The row of a turn whose prompt was stripped; inverse of `turn_from_row`."""
+    turn, stitch = record.turn, record.turn.stitch
+    stop = turn.stop_reason
+    return {
+        "episode": record.episode,
+        "turn": turn.index,
+        "how": stitch.how.value,
+        "why": stitch.why.value,
+        "detail": _utf8(stitch.detail),
+        "junction": stitch.junction.value if stitch.junction is not None else None,
+        "anchor_turn": stitch.anchor_turn,
+        "known_len": stitch.known_len,
+        "base_turn": stored.base_turn,
+        "base_len": stored.base_len,
+        "prompt_len": len(turn.tokens.prompt_ids),
+        "added_ids": stored.added_ids,
+        "completion_ids": turn.tokens.completion_ids.array(),
+        "completion_logprobs": turn.tokens.completion_logprobs.array(),
+        "prompt_spans": [
+            {"start": span.start, "end": span.end, "owner": span.owner, "kind": span.kind.value}
+            for span in turn.prompt_spans
+        ],
+        "finish_reason": turn.finish_reason.value,
+        "stop_id": stop if isinstance(stop, int) else None,
+        "stop_text": _utf8(stop) if isinstance(stop, str) else None,
+        "usage_prompt": turn.usage.prompt_tokens,
+        "usage_completion": turn.usage.completion_tokens,
+        "usage_cached": turn.usage.cached_tokens,
+        "request_id": _utf8(turn.request_id),
+        "weight_spans": [
+            {"version": _utf8(span.version), "start": span.start, "end": span.end} for span in turn.weight_spans
+        ],
+        "messages_kept": record.messages_kept,
+        "new_messages": _messages_json(record.new_messages),
+        "message": _messages_json((record.message,)),
+        "duration_s": record.duration_s,
+    }
+
+
+def turn_from_row(row: Row, known: KnownTurns) -> TurnRecord:
+    """Restore a turn, and know it for the ones behind it.
+
+    Raises:
+        RecordError: The row contradicts itself or the laws.
+    """
+    where = f"turn {row['turn']} of episode {row['episode']}"
+    try:
+        prompt_ids = known.restore(StoredPrompt(row["base_turn"], row["base_len"], row["added_ids"]))
+        if len(prompt_ids) != row["prompt_len"]:
+            raise RecordError(f"its prompt has {len(prompt_ids)} ids and should have {row['prompt_len']}")
+        turn = _turn(row, prompt_ids)
+        (message,) = _messages(row["message"])
+        record = TurnRecord(
+            episode=row["episode"],
+            turn=turn,
+            messages_kept=row["messages_kept"],
+            new_messages=_messages(row["new_messages"]),
+            message=message,
+            duration_s=row["duration_s"],
+        )
+    except (TokentrueError, ValueError, TypeError) as exc:
+        raise RecordError(f"{where} cannot be restored: {exc}") from exc
+    known.add(turn)
+    return record
+
+
+def _turn(row: Row, prompt_ids: TokenIds) -> Turn:
+    stop: int | str | None = row["stop_id"] if row["stop_id"] is not None else row["stop_text"]
+    return Turn(
+        index=row["turn"],
+        tokens=TurnTokens(prompt_ids, TokenIds(row["completion_ids"]), Logprobs(row["completion_logprobs"])),
+        stitch=Stitch(
+            how=How(row["how"]),
+            why=Why(row["why"]),
+            detail=row["detail"],
+            junction=Junction(row["junction"]) if row["junction"] is not None else None,
+            anchor_turn=row["anchor_turn"],
+            known_len=row["known_len"],
+        ),
+        finish_reason=FinishReason(row["finish_reason"]),
+        stop_reason=stop,
+        usage=Usage(row["usage_prompt"], row["usage_completion"], row["usage_cached"]),
+        prompt_spans=tuple(
+            TokenSpan(span["start"], span["end"], span["owner"], TokenKind(span["kind"]))
+            for span in row["prompt_spans"]
+        ),
+        request_id=row["request_id"],
+        weight_spans=tuple(WeightSpan(s["version"], s["start"], s["end"]) for s in row["weight_spans"]),
+    )
+
+
+def episode_row(episode: EpisodeRecord) -> Row:
+    """The row of an episode; inverse of `episode_from_row`."""
+    error = episode.error
+    return {
+        "episode": episode.index,
+        "seed": episode.seed,
+        "task": _utf8(episode.task),
+        "messages": _messages_json(episode.messages),
+        "tools": _json(list(episode.tools)),
+        "stop_reason": episode.stop_reason.value,
+        "reward": episode.reward,
+        "turns": episode.turns,
+        "error_type": _utf8(error.type_name) if error else None,
+        "error_message": _utf8(error.message) if error else None,
+        "error_phase": error.phase.value if error else None,
+        "error_trace": _utf8(error.trace) if error else None,
+        "started_at": episode.started_at,
+        "duration_s": episode.duration_s,
+    }
+
+
+def episode_from_row(row: Row) -> EpisodeRecord:
+    """Restore an episode.
+
+    Raises:
+        RecordError: The row cannot be read.
+    """
+    try:
+        error = None
+        if row["error_type"] is not None:
+            error = EpisodeError(
+                row["error_type"], row["error_message"], Phase(row["error_phase"]), row["error_trace"]
+            )
+        return EpisodeRecord(
+            index=row["episode"],
+            seed=row["seed"],
+            task=row["task"],
+            messages=_messages(row["messages"]),
+            tools=tuple(json.loads(row["tools"])),
+            stop_reason=StopReason(row["stop_reason"]),
+            reward=row["reward"],
+            turns=row["turns"],
+            error=error,
+            started_at=row["started_at"],
+            duration_s=row["duration_s"],
+        )
+    except (TokentrueError, ValueError, TypeError) as exc:
+        raise RecordError(f"episode {row['episode']} cannot be restored: {exc}") from exc
+
+
+def run_info_json(info: RunInfo) -> Row:
+    """`run.json` without its schema version; inverse of `run_info_from_json`."""
+    sampling = {
+        f.name: value
+        for f in fields(SamplingParams)
+        if f.name != "extra" and (value := getattr(info.sampling, f.name)) != f.default
+    }
+    values = {f.name: getattr(info, f.name) for f in fields(RunInfo)}
+    engine = {f.name: getattr(info.engine, f.name) for f in fields(EngineInfo)}
+    return values | {
+        "engine": engine,
+        "sampling": sampling | dict(info.sampling.extra),
+        "versions": dict(info.versions),
+        "config": dict(info.config),
+    }
+
+
+def run_info_from_json(values: Mapping[str, Any]) -> RunInfo:
+    """Restore what `run_info_json` wrote.
+
+    Raises:
+        RecordError: A field is missing, unknown or of the wrong kind.
+    """
+    try:
+        engine = EngineInfo(**{**values["engine"], "models": tuple(values["engine"]["models"])})
+        sampling = SamplingParams.from_args(values["sampling"])
+        return RunInfo(**{**values, "engine": engine, "sampling": sampling})
+    except (KeyError, TypeError, ValueError) as exc:
+        raise RecordError(f"run.json does not describe a run: {exc!r}") from exc
+
+
+def _json(value: object) -> str:
+    # ASCII escapes keep even a lone surrogate, which a model may well have written and UTF-8 cannot hold.
+    try:
+        return json.dumps(value, ensure_ascii=True)
+    except (TypeError, ValueError) as exc:
+        raise RecordError(f"a message or tool cannot be kept as JSON: {exc}") from exc
+
+
+def _messages_json(messages: Sequence[Message]) -> str:
+    return _json([message.to_openai() for message in messages])
+
+
+def _messages(text: str) -> tuple[Message, ...]:
+    return messages_from(json.loads(text))
+
+
+def _utf8(text: str) -> str:
+    """Text as a column can hold it: a lone surrogate becomes a question mark."""
+    return text.encode("utf-8", "replace").decode()
