@@ -1,0 +1,368 @@
+"""An engine behind HTTP: one connection pool, one transport, and the only door to aiohttp.
+
+What may be sent twice. A request is repeated when nothing was sent (connection refused), when the server
+says "later" (429, 503), and when a *pooled* connection turns out to be dead before a byte of the reply
+came, provided the transport calls the request idempotent: servers close kept-alive connections after an
+unhandled 5xx, and the next request finds that out. Everything else may have been sampled and is raised.
+
+Decoding stays on the event loop: msgspec holds the interpreter lock while it decodes, so a thread would
+stall the loop just as long and add a switch.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ssl
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import SimpleNamespace
+from typing import Any
+from urllib.parse import urlsplit
+
+import aiohttp
+
+from tokentrue.errors import (
+    ConfigError,
+    ConnectionFailedError,
+    ConnectionLostError,
+    EngineBusyError,
+    EngineError,
+    EngineTimeoutError,
+    MalformedReplyError,
+    OverlongPromptError,
+    TokentrueError,
+    TransportError,
+    UnknownModelError,
+)
+from tokentrue.generation import EngineInfo, GenerateRequest, Generation
+from tokentrue.transports.transport import HttpCall, HttpReply, ModelCard, Transport
+
+BACKOFF_S = 0.5
+"""Wait before the first repetition when the server names none; doubled each time."""
+
+LONGEST_WAIT_S = 60.0
+"""A server that asks for a longer wait is not waited for."""
+
+LIMIT_QUESTION_S = 30.0
+"""How long the question for the context limit may take, and the pause before it is asked again."""
+
+
+def root_of(base_url: str) -> str:
+    """The server's root: `base_url` without a trailing slash and without a trailing `/v1`.
+
+    Raises:
+        ConfigError: It is no http(s) URL, or carries a user, a password, a query or a fragment.
+    """
+    url = base_url.strip().rstrip("/")
+    try:
+        parts = urlsplit(url)
+        port_is_valid = parts.port != 0
+    except ValueError as exc:
+        raise ConfigError(f"base_url is no URL: {exc}") from exc
+    if "@" in parts.netloc:
+        raise ConfigError("base_url carries a user or a password; give the key as api_key")
+    if parts.scheme not in ("http", "https") or not parts.hostname or not port_is_valid:
+        raise ConfigError(f"base_url must be http://host[:port][/path] or https://..., not {base_url!r}")
+    if parts.query or parts.fragment:
+        raise ConfigError(f"base_url must have no query and no fragment: {base_url!r}")
+    return url.removesuffix("/v1").rstrip("/")
+
+
+def error_from(exc: BaseException, where: str) -> TokentrueError:
+    """The one translation of aiohttp's exceptions (and of what the sockets below raise).
+
+    Order matters: aiohttp's timeouts are also connection errors, its connector errors also OSErrors.
+
+    Args:
+        where: Method and URL, for the message.
+    """
+    # No repr(): that of a response error holds the request's headers, and with them the API key.
+    words = f"{where}: {type(exc).__name__}: {_plain(exc)}"
+    if isinstance(exc, (aiohttp.ServerTimeoutError, TimeoutError)):
+        return EngineTimeoutError(words)
+    if isinstance(exc, (aiohttp.InvalidURL, aiohttp.NonHttpUrlClientError, aiohttp.RedirectClientError)):
+        return ConfigError(words)
+    if isinstance(exc, (aiohttp.ClientConnectorError, aiohttp.ServerFingerprintMismatch, ssl.SSLError)):
+        return ConnectionFailedError(words)
+    if isinstance(exc, aiohttp.ClientResponseError):
+        return MalformedReplyError(words)
+    return ConnectionLostError(words)
+
+
+def _plain(exc: BaseException) -> str:
+    if isinstance(exc, aiohttp.ClientResponseError):
+        return f"{getattr(exc, 'status', 0)} {getattr(exc, 'message', '')}".strip()
+    try:
+        return str(exc)
+    except (AttributeError, TypeError):
+        # Some of aiohttp's classes format attributes that only its own constructors set.
+        return ""
+
+
+def _checked_headers(headers: Mapping[str, str], what: str) -> dict[str, str]:
+    checked: dict[str, str] = {}
+    for name, value in headers.items():
+        if not isinstance(name, str) or not name or not isinstance(value, str):
+            raise ConfigError(f"{what} must map non-empty names to text: {name!r} does not")
+        if any(mark in name + value for mark in "\r\n\0"):
+            raise ConfigError(f"{what}[{name!r}] holds a line break")
+        checked[name] = value
+    return checked
+
+
+@dataclass(frozen=True, slots=True)
+class _Attempt:
+    """A reply, and how many repetitions its call has used up."""
+
+    reply: HttpReply
+    spent: int
+
+
+@dataclass(slots=True)
+class _Progress:
+    """How far one request came: what decides whether it may be sent again."""
+
+    reused: bool = False
+    answered: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class _Pool:
+    """The connections of one event loop; `limit_question` lets one task at a time ask for context limits."""
+
+    session: aiohttp.ClientSession
+    loop: asyncio.AbstractEventLoop
+    limit_question: asyncio.Lock = field(default_factory=asyncio.Lock)
+
+
+class HttpEngine:
+    """Samples completions from a server. Implements `Engine`; owns its connections, `close` gives them back.
+
+    Args:
+        base_url: The server's root, with or without `/v1`.
+        transport: The codec of the server's API.
+        api_key: Sent as a bearer token; never shown.
+        timeout_s: For one whole request, waiting for a free connection included, and for any silence in it.
+        connect_timeout_s: For one TCP and TLS handshake.
+        max_connections: Open at once; further requests wait.
+        max_retries: Repetitions of one request, for all the reasons in the module's docstring together.
+        extra_headers: Sent with every request; a request's own headers win.
+
+    Raises:
+        ConfigError: The URL, a number or a header is not usable.
+    """
+
+    def __init__(
+        self,
+        base_url: str,
+        transport: Transport,
+        *,
+        api_key: str | None = None,
+        timeout_s: float = 3600.0,
+        connect_timeout_s: float = 5.0,
+        max_connections: int = 8192,
+        max_retries: int = 4,
+        extra_headers: Mapping[str, str] | None = None,
+    ) -> None:
+        if not timeout_s > 0 or not connect_timeout_s > 0:
+            raise ConfigError(f"timeouts must be above 0, not {timeout_s!r} and {connect_timeout_s!r}")
+        if max_connections < 1 or max_retries < 0:
+            raise ConfigError(f"max_connections={max_connections!r} must be >= 1 and {max_retries=} >= 0")
+        self._root = root_of(base_url)
+        self._transport = transport
+        self._headers = _checked_headers(extra_headers or {}, "extra_headers")
+        if api_key:
+            self._headers = {
+                **_checked_headers({"Authorization": f"Bearer {api_key}"}, "api_key"),
+                **self._headers,
+            }
+        self._secret = api_key.encode() if api_key else b""
+        self._timeouts = aiohttp.ClientTimeout(
+            total=timeout_s, sock_connect=connect_timeout_s, sock_read=timeout_s
+        )
+        self._max_connections = max_connections
+        self._max_retries = max_retries
+        self._pool: _Pool | None = None
+        self._is_closed = False
+        self._limits: dict[str, int] = {}
+        self._limit_asked_at: dict[str, float] = {}
+
+    def __repr__(self) -> str:
+        return f"HttpEngine({self._root!r}, {self._transport.name!r})"
+
+    async def __aenter__(self) -> HttpEngine:
+        return self
+
+    async def __aexit__(self, *exc_info: object) -> None:
+        await self.close()
+
+    async def generate(self, request: GenerateRequest) -> Generation:
+        """Sample one completion; cancelling the task closes the connection, which stops the sampling.
+
+        Raises:
+            OverlongPromptError: The prompt leaves no room; nothing was sent when the limit is known.
+            CallerError: A parameter or id cannot be sent.
+            EngineError, TransportError: See `tokentrue.errors`.
+        """
+        call = self._transport.write_generate(request)
+        limit = await self._context_limit(request.model)
+        if limit is not None and len(request.prompt_ids) >= limit:
+            raise OverlongPromptError(len(request.prompt_ids), limit)
+        attempt = await self._sent(call, request.headers, self._timeouts, 0)
+        while True:
+            try:
+                return self._transport.read_generate(request, attempt.reply)
+            except EngineBusyError as exc:
+                spent = await self._waited(exc, attempt.spent)
+            attempt = await self._sent(call, request.headers, self._timeouts, spent)
+
+    async def describe(self, model: str | None = None) -> EngineInfo:
+        """What `GET /v1/models` tells; the context limit of a model is remembered once it was told.
+
+        Raises:
+            UnknownModelError: The server does not serve `model`, or serves none.
+            EngineError, TransportError: See `tokentrue.errors`; a failure is never remembered.
+        """
+        cards = await self._cards(self._timeouts, 0)
+        card = next((card for card in cards if model is None or card.id == model), None)
+        if card is None:
+            names = ", ".join(repr(card.id) for card in cards) or "no model"
+            raise UnknownModelError(f"{self._root} does not serve {model!r}; it serves {names}", status=200)
+        return EngineInfo(
+            name=self._transport.name,
+            version="",
+            models=tuple(card.id for card in cards),
+            context_limit=card.context_limit,
+        )
+
+    async def close(self) -> None:
+        """Close every connection; idempotent, and final."""
+        self._is_closed = True
+        pool, self._pool = self._pool, None
+        if pool is not None:
+            await pool.session.close()
+
+    async def _cards(self, timeouts: aiohttp.ClientTimeout, spent: int) -> tuple[ModelCard, ...]:
+        attempt = await self._sent(self._transport.write_models(), {}, timeouts, spent)
+        cards = self._transport.read_models(attempt.reply)
+        self._limits.update({card.id: card.context_limit for card in cards if card.context_limit is not None})
+        return cards
+
+    async def _context_limit(self, model: str) -> int | None:
+        """The limit if it is known or can be asked now; None is no answer, and the server decides.
+
+        Not knowing is not remembered: the question is asked again, at most once in `LIMIT_QUESTION_S`.
+        """
+        if model in self._limits:
+            return self._limits[model]
+        pool = await self._opened()
+        async with pool.limit_question:
+            asked_at = self._limit_asked_at.get(model)
+            if model in self._limits or (asked_at is not None and time.monotonic() - asked_at < LIMIT_QUESTION_S):
+                return self._limits.get(model)
+            short_s = min(self._timeouts.total or LIMIT_QUESTION_S, LIMIT_QUESTION_S)
+            connect_s = self._timeouts.sock_connect
+            timeouts = aiohttp.ClientTimeout(total=short_s, sock_connect=connect_s, sock_read=short_s)
+            # The generate call that follows meets the same server and reports what is wrong with it.
+            with contextlib.suppress(EngineError, TransportError):
+                await self._cards(timeouts, self._max_retries)
+            self._limit_asked_at[model] = time.monotonic()
+            return self._limits.get(model)
+
+    async def _opened(self) -> _Pool:
+        """The connection pool of the running loop."""
+        if self._is_closed:
+            raise ConfigError(f"{self!r} is closed")
+        loop = asyncio.get_running_loop()
+        stale = self._pool
+        if stale is not None and stale.loop is loop:
+            return stale
+        session = aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(limit=self._max_connections, limit_per_host=0),
+            cookie_jar=aiohttp.DummyCookieJar(),
+            trust_env=False,
+            trace_configs=[_reuse_trace()],
+            headers=self._headers,
+        )
+        self._pool = pool = _Pool(session, loop)
+        if stale is not None:
+            await stale.session.close()
+        return pool
+
+    async def _sent(
+        self, call: HttpCall, headers: Mapping[str, str], timeouts: aiohttp.ClientTimeout, spent: int
+    ) -> _Attempt:
+        """One whole reply, whatever its status, after `spent` repetitions of the same call."""
+        own = _checked_headers(headers, "headers")
+        while True:
+            progress = _Progress()
+            try:
+                return _Attempt(await self._once(call, own, timeouts, progress), spent)
+            except TransportError as exc:
+                if spent >= self._max_retries or not _may_repeat(exc, call, progress):
+                    raise
+                spent += 1
+                if not progress.reused:
+                    await asyncio.sleep(_backoff_s(spent))
+
+    async def _once(
+        self, call: HttpCall, headers: Mapping[str, str], timeouts: aiohttp.ClientTimeout, progress: _Progress
+    ) -> HttpReply:
+        pool = await self._opened()
+        url = self._root + call.path
+        where = f"{call.method} {url}"
+        try:
+            async with pool.session.request(
+                call.method,
+                url,
+                data=call.body or None,
+                headers={**call.headers, **headers},
+                timeout=timeouts,
+                allow_redirects=False,
+                trace_request_ctx=progress,
+            ) as response:
+                progress.answered = True
+                body = await response.read()
+        except aiohttp.ClientResponseError as exc:
+            # `from None`: this one's repr() shows the request's headers to whoever logs the chain.
+            raise error_from(exc, where) from None
+        except (aiohttp.ClientError, OSError) as exc:
+            raise error_from(exc, where) from exc
+        if self._secret and response.status >= 400:
+            # Some gateways repeat a rejected key in their answer, and answers end up in error messages.
+            body = body.replace(self._secret, b"***")
+        return HttpReply(response.status, {k.lower(): v for k, v in response.headers.items()}, body)
+
+    async def _waited(self, busy: EngineBusyError, spent: int) -> int:
+        """Wait as the busy server asks, and count it; raise `busy` when it asks too much or too often."""
+        wait_s = busy.retry_after_s if busy.retry_after_s is not None else _backoff_s(spent + 1)
+        if spent >= self._max_retries or wait_s > LONGEST_WAIT_S:
+            raise busy
+        await asyncio.sleep(wait_s)
+        return spent + 1
+
+
+def _backoff_s(repetition: int) -> float:
+    return min(float(BACKOFF_S * 2 ** (repetition - 1)), LONGEST_WAIT_S)
+
+
+def _may_repeat(exc: TransportError, call: HttpCall, progress: _Progress) -> bool:
+    if isinstance(exc, ConnectionFailedError):
+        return True
+    died_unused = isinstance(exc, ConnectionLostError) and progress.reused and not progress.answered
+    return died_unused and call.idempotent
+
+
+def _reuse_trace() -> aiohttp.TraceConfig:
+    """Tells each request's own `progress` whether it travels on a connection that was used before."""
+
+    async def on_reuse(_: aiohttp.ClientSession, context: SimpleNamespace, __: Any) -> None:
+        progress = context.trace_request_ctx
+        if progress is not None:
+            progress.reused = True
+
+    trace = aiohttp.TraceConfig()
+    trace.on_connection_reuseconn.append(on_reuse)
+    return trace
