@@ -1,0 +1,53 @@
+# Two commands are enough on a fresh machine with Python >= 3.11, make and a package index:
+#   make demo   sets up .venv and plays real multi-turn tool conversations on the embedded engine
+#   make test   sets up .venv and runs every check: lint, types, and the tests against the built wheel
+PYTHON ?= python3
+VENV ?= .venv
+PY := $(VENV)/bin/python
+PIP := $(PY) -m pip --disable-pip-version-check
+DEMO_OUT ?= demo-run
+SOURCES := $(shell find src -type f -not -name '*.pyc') pyproject.toml README.md LICENSE
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test check clean
+
+help:
+	@echo "make demo         play real conversations on the embedded engine and print the proof"
+	@echo "make test         lint, types, and all tests against the built wheel"
+	@echo "make test-dynamo  the same rollouts through a real Dynamo (own venv under .engines)"
+	@echo "make test-vllm    the same rollouts through a real vLLM on CPU (own venv under .engines, 2.5 GB)"
+	@echo "make clean        remove everything that make created"
+
+$(VENV)/created:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "tokentrue needs Python >= 3.11; this is $$($(PYTHON) --version 2>&1). Try: make PYTHON=python3.11"; exit 2; }
+	@echo "setting up $(VENV) (once, about half a minute)"
+	@$(PYTHON) -m venv $(VENV)
+	@touch $@
+
+# The wheel is what users get, so the wheel is what is installed and tested; nothing is editable.
+$(VENV)/wheel: $(VENV)/created $(SOURCES)
+	@rm -rf build/wheel && $(PIP) wheel -q --no-deps -w build/wheel .
+	@$(PIP) install -q $$(ls build/wheel/*.whl)
+	@$(PIP) install -q --force-reinstall --no-deps $$(ls build/wheel/*.whl)
+	@touch $@
+
+$(VENV)/test-tools: $(VENV)/created pyproject.toml | $(VENV)/wheel
+	@$(PIP) install -q "$$(ls build/wheel/*.whl)[test]"
+	@touch $@
+
+demo: $(VENV)/wheel
+	@$(VENV)/bin/tokentrue demo --out $(DEMO_OUT)
+
+check: $(VENV)/wheel $(VENV)/test-tools
+	@$(PY) -m ruff check .
+	@$(PY) -m ruff format --check -q .
+	@$(PY) -m mypy
+
+test: check
+	@$(PY) -m pytest -q -m "not dynamo and not vllm"
+
+include servers/engines.mk
+
+clean:
+	rm -rf $(VENV) .engines build dist demo-run .pytest_cache .mypy_cache .ruff_cache .hypothesis
