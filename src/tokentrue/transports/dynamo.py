@@ -170,8 +170,8 @@ class DynamoTransport:
         check_prompt_count(request, answer.usage, _ADVICE)
         finish_reason = finish_reason_from(choice.finish_reason)
         ids = _sampled_ids(request, choice, nvext)
-        _check_finished(request, finish_reason, ids, answer.usage, nvext)
         echoed = _check_used(request, answer.usage, nvext)
+        _check_finished(request, finish_reason, ids, answer.usage, nvext)
         if ids is None:
             raise EvidenceError(f"the reply carries no sampled ids; {_ADVICE}", status=200)
         check_completion(request, ids, answer.usage)
@@ -338,6 +338,7 @@ def _check_finished(
     if worker is not None and worker.finished is False:
         raise AbortedError("the worker says that the turn is not finished", status=200)
     if nvext.detailed_finish_reason is not None:
+        # "eos" is Dynamo's internal name of a stop at the model's own end-of-sequence id.
         detailed = "stop" if nvext.detailed_finish_reason == "eos" else nvext.detailed_finish_reason
         if finish_reason_from(detailed) is not finish_reason:
             raise MalformedReplyError(
@@ -382,7 +383,8 @@ def _logprobs(request: GenerateRequest, ids: list[int], choice: _Choice, nvext: 
         AlignmentError: Neither aligns, or both do and they differ.
     """
     worker = _worker_logprobs(ids, nvext.engine_data)
-    if worker is not None and _item_ids(choice) != ids:
+    items = choice.logprobs.content if choice.logprobs is not None else None
+    if worker is not None and (items is None or len(items) != len(ids)):
         return worker
     values = paired_logprobs(ids, choice.logprobs)
     for position, (mine, theirs) in enumerate(zip(values, worker or (), strict=False)):
