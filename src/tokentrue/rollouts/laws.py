@@ -9,6 +9,7 @@ from enum import Enum
 from typing import TypeAlias
 
 from tokentrue.errors import AlignmentError
+from tokentrue.messages import Message
 from tokentrue.rollouts.trajectory import TurnRecord
 from tokentrue.sessions.samples import training_samples
 from tokentrue.tokens import LOGPROB_ROUNDING
@@ -54,28 +55,16 @@ class LawCheck:
 
 def check_laws(turns: Iterable[TurnRecord]) -> tuple[LawCheck, ...]:
     """Hold every turn against laws 1, 3, 5 and 7."""
-    episodes: dict[int, list[Turn]] = {}
+    records: dict[int, list[TurnRecord]] = {}
     for record in turns:
-        episodes.setdefault(record.episode, []).append(record.turn)
+        records.setdefault(record.episode, []).append(record)
+    episodes = {episode: [record.turn for record in found] for episode, found in records.items()}
     return (
         _check_each(Law.VERBATIM, episodes, _verbatim),
         _check_each(Law.ALIGNED, episodes, _aligned),
-        _check_each(Law.NO_SILENT_FALLBACK, episodes, _explained),
+        _check_explained(records),
         _check_nothing_lost(episodes),
     )
-
-
-def is_unexplained(turn: Turn, is_first: bool) -> bool:
-    """Whether a turn's prompt was made without a reason that fits (law 5).
-
-    `FIRST_TURN` fits only an episode's first turn, and `KNOWN_PREFIX` only a bridge. A retry keeps its prompt.
-    """
-    why = turn.stitch.why
-    if turn.stitch.how is How.BRIDGED:
-        return why not in (Why.KNOWN_PREFIX, Why.RETRY_SAME_PROMPT)
-    if why is Why.FIRST_TURN:
-        return not is_first
-    return why not in FALLBACKS and why is not Why.RETRY_SAME_PROMPT
 
 
 def _verbatim(turn: Turn, by_index: Mapping[int, Turn]) -> str | None:
@@ -105,10 +94,32 @@ def _aligned(turn: Turn, by_index: Mapping[int, Turn]) -> str | None:
     return f"has the log-probability {wrong[0]!r}" if wrong else None
 
 
-def _explained(turn: Turn, by_index: Mapping[int, Turn]) -> str | None:
-    if not is_unexplained(turn, turn.index == min(by_index)):
-        return None
-    return f"is {turn.stitch.how.value} because of {turn.stitch.why.value}, which does not explain it"
+def _check_explained(records: Mapping[int, list[TurnRecord]]) -> LawCheck:
+    """Law 5. `FIRST_TURN` explains only a conversation in which nothing has been sampled yet, `KNOWN_PREFIX`
+    only a bridge, and a retry keeps the prompt that it repeats, with what made it.
+    """
+    violations: list[str] = []
+    for episode, found in records.items():
+        conversation: tuple[Message, ...] = ()
+        for record in found:
+            conversation = record.conversation(conversation)
+            is_new = all(message.role != "assistant" for message in conversation[:-1])
+            stitch = record.turn.stitch
+            if not _explains(stitch.how, stitch.why, is_new):
+                violations.append(
+                    f"turn {record.turn.index} of episode {episode} is {stitch.how.value} because of "
+                    f"{stitch.why.value}, which does not explain it"
+                )
+    checked = sum(map(len, records.values()))
+    return LawCheck(Law.NO_SILENT_FALLBACK, checked, len(violations), tuple(violations[:_SHOWN_VIOLATIONS]))
+
+
+def _explains(how: How, why: Why, is_new: bool) -> bool:
+    if why is Why.RETRY_SAME_PROMPT:
+        return True
+    if how is How.BRIDGED:
+        return why is Why.KNOWN_PREFIX
+    return is_new if why is Why.FIRST_TURN else why in FALLBACKS
 
 
 def _check_each(law: Law, episodes: _Episodes, check: _TurnCheck) -> LawCheck:

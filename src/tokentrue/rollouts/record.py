@@ -176,7 +176,11 @@ class RecordWriter:
         make_empty_folder(folder)
         write_run_info(folder, info, SCHEMA_VERSION)
         self._turns = _Stream(folder / f"{_TURNS}.arrows", _TURN_SCHEMA)
-        self._episodes = _Stream(folder / f"{_EPISODES}.arrows", _EPISODE_SCHEMA)
+        try:
+            self._episodes = _Stream(folder / f"{_EPISODES}.arrows", _EPISODE_SCHEMA)
+        except RecordError:
+            self._turns.close()
+            raise
 
     def episode_started(self, episode: EpisodeRecord) -> None:
         """Keep what an episode is about before its first turn."""
@@ -317,7 +321,7 @@ class _OpenTable:
     torn_bytes: int
 
     def sorted(self) -> pa.Table:
-        """The rows by episode and turn; an episode has a row for its start and one for its end: the last counts."""
+        """The rows by episode and turn; of an episode's start and end, the later row counts."""
         episodes = self.table["episode"].to_numpy()
         if "turn" in self.table.column_names:
             return self.table.take(pa.array(np.lexsort((self.table["turn"].to_numpy(), episodes))))

@@ -68,7 +68,8 @@ def read_run_info(folder: Path, schema_version: int) -> RunInfo:
     found = content.pop("schema_version", None)
     if found != schema_version:
         raise RecordError(
-            f"{path} has schema_version {found!r}; this Tokentrue reads {schema_version}: use the one that wrote it"
+            f"{path} has schema_version {found!r}, and this Tokentrue reads {schema_version}: read it with the "
+            f"version that wrote it"
         )
     return run_info_from_json(content)
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from tokentrue.rollouts.environment import StopReason
-from tokentrue.rollouts.laws import LawCheck, check_laws, is_unexplained
+from tokentrue.rollouts.laws import Law, LawCheck, check_laws
 from tokentrue.rollouts.trajectory import EpisodeRecord, TurnRecord
 from tokentrue.turns import How, Junction, Why
 
@@ -76,9 +76,7 @@ def summarize(episodes: Iterable[EpisodeRecord], turns: Iterable[TurnRecord]) ->
     rewards = [episode.reward for episode in ended if episode.reward is not None]
     cached = [turn.turn.usage.cached_tokens for turn in recorded]
     said_cached = [count for count in cached if count is not None]
-    first_turns: dict[int, int] = {}
-    for record in recorded:
-        first_turns[record.episode] = min(record.turn.index, first_turns.get(record.episode, record.turn.index))
+    laws = check_laws(recorded)
     stitches = [record.turn.stitch for record in recorded]
     return Summary(
         episodes=len(ended),
@@ -94,8 +92,6 @@ def summarize(episodes: Iterable[EpisodeRecord], turns: Iterable[TurnRecord]) ->
         how=Counter(stitch.how for stitch in stitches),
         rendered_why=Counter(stitch.why for stitch in stitches if stitch.how is not How.BRIDGED),
         junctions=Counter(stitch.junction for stitch in stitches if stitch.junction is not None),
-        unexplained=sum(
-            is_unexplained(record.turn, record.turn.index == first_turns[record.episode]) for record in recorded
-        ),
-        laws=check_laws(recorded),
+        unexplained=sum(check.broken for check in laws if check.law is Law.NO_SILENT_FALLBACK),
+        laws=laws,
     )
