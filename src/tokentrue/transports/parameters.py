@@ -93,6 +93,7 @@ _HIDDEN_TOOLS = "tool definitions are part of the rendered prompt"
 _ANYWHERE: dict[str, Fate] = {
     "stream": Fixed(False, _NO_STREAM),
     "model": Refused("it is named by the request"),
+    **_refused("give it as max_tokens", "max_completion_tokens", "max_new_tokens"),
     **_refused(_NO_STREAM, "stream_options", "stream_interval"),
     **_refused(_ONE_CHOICE, "n", "best_of"),
     **_refused(_NO_BEAM, "use_beam_search", "length_penalty", "early_stopping"),
