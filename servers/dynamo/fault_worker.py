@@ -114,7 +114,7 @@ class FaultWorker:
         number = self._log.received(request)
         how, sent = "unfinished", list[int]()
         try:
-            async for chunk in self._chunks(request):
+            async for chunk in self._chunks(request, context):
                 if context.is_stopped():
                     how = "cancelled"
                     return
@@ -127,7 +127,7 @@ class FaultWorker:
         finally:
             self._log.ended(number, how, sent)
 
-    async def _chunks(self, request: dict[str, Any]) -> AsyncIterator[dict[str, Any]]:
+    async def _chunks(self, request: dict[str, Any], context: Any) -> AsyncIterator[dict[str, Any]]:
         order = WorkOrder.read(request, ())
         outside = [each for each in order.prompt_ids if each >= self._vocab_size]
         if outside:
@@ -138,7 +138,9 @@ class FaultWorker:
         if seed in self._faults:
             raise self._faults[seed]()
         if seed == 9024:
-            await asyncio.sleep(SLOW_S)
+            gone = asyncio.ensure_future(context.async_killed_or_stopped())
+            await asyncio.wait((gone,), timeout=SLOW_S)
+            gone.cancel()
         elif seed in BROKEN_STREAMS:
             async for chunk in _broken_stream(seed, list(completion.token_ids)):
                 yield chunk

@@ -10,7 +10,7 @@ from typing import Any
 
 
 class RequestLogWriter:
-    """Appends to the log; one writer per worker process."""
+    """Appends to the log; one writer per worker process, closed by whoever made it."""
 
     def __init__(self, path: Path) -> None:
         self._file = path.open("a", buffering=1)
@@ -25,6 +25,10 @@ class RequestLogWriter:
     def ended(self, number: int, how: str, completion_ids: Sequence[int] = ()) -> None:
         """Note how a request ended: its finish reason, "cancelled", or the fault's name."""
         self._write({"event": "ended", "number": number, "how": how, "completion_ids": list(completion_ids)})
+
+    def close(self) -> None:
+        """Close the file; every line is already on its way to it."""
+        self._file.close()
 
     def _write(self, event: Mapping[str, Any]) -> None:
         self._file.write(json.dumps(event, default=repr) + "\n")

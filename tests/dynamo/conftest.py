@@ -1,0 +1,138 @@
+"""One real Dynamo for the whole session: two frontends, three workers, all of them stopped at the end."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Awaitable, Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(REPOSITORY))  # `servers` is no part of the wheel
+
+from servers.dynamo.install import ensure_dynamo  # noqa: E402
+from servers.dynamo.server import EMBEDDED, FAULTS, DynamoServer, Frontend, Worker  # noqa: E402
+
+from tokentrue.engines.http import HttpEngine  # noqa: E402
+from tokentrue.generation import GenerateRequest, Generation  # noqa: E402
+from tokentrue.sampling import SamplingParams  # noqa: E402
+from tokentrue.tokens import TokenIds  # noqa: E402
+from tokentrue.transports.dynamo import DynamoTransport  # noqa: E402
+from tokentrue.transports.transport import HttpReply  # noqa: E402
+
+MORTAL = replace(FAULTS, model_name="tokentrue-mortal", model_folder="tokentrue-mortal.model")
+
+
+@dataclass(frozen=True, slots=True)
+class LiveDynamo:
+    """What the tests talk to.
+
+    `mortal` is a second fault worker, for the tests that kill it; `forgetful` is a second frontend, which finds
+    the same workers and has been told to ignore `nvext`.
+    """
+
+    server: DynamoServer
+    frontend: Frontend
+    forgetful: Frontend
+    faults: Worker
+    embedded: Worker
+    mortal: Worker
+
+
+@pytest.fixture(scope="session")
+def dynamo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveDynamo]:
+    """A running Dynamo."""
+    with DynamoServer(ensure_dynamo(), tmp_path_factory.mktemp("dynamo")) as server:
+        frontend = server.start_frontend()
+        forgetful = server.start_frontend("forgetful", {"DYN_DISABLE_FRONTEND_NVEXT": "1"})
+        workers = [server.start_worker(kind) for kind in (FAULTS, EMBEDDED, MORTAL)]
+        server.wait_ready()
+        yield LiveDynamo(server, frontend, forgetful, *workers)
+
+
+@dataclass(frozen=True, slots=True)
+class Asker:
+    """Sends single requests through the product's engine and the Dynamo transport."""
+
+    url: str
+
+    def engine(self, **settings) -> HttpEngine:
+        """An engine that tells every failure at once, and the first one."""
+        return HttpEngine(self.url, DynamoTransport(), **{"max_retries": 0, **settings})
+
+    def generate(self, worker: Worker, prompt_ids, *, settings=None, **sampling) -> Generation:
+        """One completion of `prompt_ids` by `worker`."""
+        model = worker.kind.model_name
+        request = GenerateRequest(model, TokenIds(prompt_ids), SamplingParams.from_args(sampling))
+
+        async def ask() -> Generation:
+            engine = self.engine(**(settings or {}))
+            try:
+                return await engine.generate(request)
+            finally:
+                await engine.close()
+
+        return asyncio.run(ask())
+
+    def generate_unchecked(self, worker: Worker, prompt_ids, **sampling) -> Generation:
+        """The same without the engine, which would know the context limit and not send what is too long."""
+        model = worker.kind.model_name
+        request = GenerateRequest(model, TokenIds(prompt_ids), SamplingParams.from_args(sampling))
+        transport = DynamoTransport()
+        call = transport.write_generate(request)
+        sent = urllib.request.Request(self.url + call.path, call.body, dict(call.headers))
+        try:
+            with urllib.request.urlopen(sent, timeout=30) as answer:
+                reply = HttpReply(answer.status, {}, answer.read())
+        except urllib.error.HTTPError as refused:
+            with refused:
+                reply = HttpReply(refused.code, {}, refused.read())
+        return transport.read_generate(request, reply)
+
+
+@pytest.fixture(scope="session")
+def ask(dynamo: LiveDynamo) -> Asker:
+    """Asks the frontend that works as it should."""
+    return Asker(dynamo.frontend.url)
+
+
+@pytest.fixture
+def ask_forgetful(dynamo: LiveDynamo) -> Asker:
+    """Asks the frontend that ignores `nvext`."""
+    return Asker(dynamo.forgetful.url)
+
+
+@pytest.fixture
+def run_with_engine() -> Callable[..., object]:
+    """Opens an engine, runs one call on it, closes it."""
+
+    def run(asker: Asker, call: Callable[[HttpEngine], Awaitable[object]]) -> object:
+        async def once() -> object:
+            engine = asker.engine()
+            try:
+                return await call(engine)
+            finally:
+                await engine.close()
+
+        return asyncio.run(once())
+
+    return run
+
+
+@pytest.fixture
+def eventually() -> Callable[[Callable[[], bool], str], None]:
+    """Waits for something that another process does in its own time."""
+
+    def wait_for(condition: Callable[[], bool], what: str, timeout_s: float = 15.0) -> None:
+        deadline = time.monotonic() + timeout_s
+        while not condition():
+            assert time.monotonic() < deadline, f"after {timeout_s} s still not true: {what}"
+            time.sleep(0.02)
+
+    return wait_for
