@@ -23,11 +23,14 @@ _TurnCheck: TypeAlias = Callable[[Turn, Mapping[int, Turn]], str | None]
 
 
 class Law(Enum):
-    """The laws that are checked here, by their number in DESIGN."""
+    """The laws that a record can be held against, by their number in DESIGN; `proof.py` checks 2, 4 and 6."""
 
     VERBATIM = 1
+    FAITHFUL = 2
     ALIGNED = 3
+    EVIDENCE = 4
     NO_SILENT_FALLBACK = 5
+    INVERSE = 6
     NOTHING_LOST = 7
 
 
