@@ -1,0 +1,224 @@
+"""All seven laws that a record can be held against, with the renderer that made it (pure).
+
+`laws.py` needs the recorded turns only. The three laws here need more: law 2 the template, rendered in full and
+without any cache; law 4 the engine's own counts; law 6 the reader.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from enum import Enum
+from itertools import groupby
+from typing import Any
+
+from tokentrue.errors import RecordError, TemplateRenderError
+from tokentrue.messages import Message
+from tokentrue.rendering.bridge import BridgeRefused, FollowUp, Tail
+from tokentrue.rendering.reader import MALFORMED_KEY
+from tokentrue.rendering.renderer import Renderer
+from tokentrue.rollouts.laws import Law, LawCheck, check_laws
+from tokentrue.rollouts.trajectory import EpisodeRecord, TurnRecord
+from tokentrue.turns import How, Junction
+
+_SHOWN_VIOLATIONS = 5
+
+
+class Normalised(Enum):
+    """Why a template cannot write a message back as it was sampled: law 6 is held to what it can write."""
+
+    UNREADABLE_CALL = "a call that could not be read has no place in a message"
+    SPELLED_MARKER = "text that spells a marker becomes the marker"
+    TRIMMED = "the template trims white space"
+    REFUSED = "the template does not write such a message behind its generation prompt"
+
+
+@dataclass(frozen=True, slots=True)
+class Proof:
+    """What was checked and found.
+
+    Args:
+        checks: One per law, by its number.
+        normalised: Of law 6: sampled messages that the template itself cannot write back, by the reason. They are
+            checked in one direction only: the recorded message is what the sampled ids say.
+    """
+
+    checks: tuple[LawCheck, ...]
+    normalised: Mapping[Normalised, int]
+
+    @property
+    def holds(self) -> bool:
+        """Whether no law was broken."""
+        return all(check.holds for check in self.checks)
+
+
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """A turn with the whole conversation that its prompt stands for."""
+
+    record: TurnRecord
+    messages: tuple[Message, ...]
+    tools: tuple[dict[str, Any], ...]
+    by_index: Mapping[int, _Asked]
+
+    @property
+    def place(self) -> str:
+        return f"turn {self.record.turn.index} of episode {self.record.episode}"
+
+
+def prove(episodes: Iterable[EpisodeRecord], turns: Iterable[TurnRecord], renderer: Renderer) -> Proof:
+    """Hold every turn of a run against laws 1 to 7.
+
+    Args:
+        renderer: The one that made the prompts: same tokenizer, template and date.
+
+    Raises:
+        RecordError: A turn belongs to no episode.
+    """
+    recorded = tuple(turns)
+    asked = tuple(_asked(episodes, recorded))
+    inverse, normalised = _check_inverse(asked, renderer)
+    checks = (
+        *check_laws(recorded),
+        _check(Law.FAITHFUL, (_faithful(one, renderer) for one in asked), asked),
+        _check(Law.EVIDENCE, (_evidence(one) for one in asked), asked),
+        inverse,
+    )
+    return Proof(tuple(sorted(checks, key=lambda check: check.law.value)), normalised)
+
+
+def _asked(episodes: Iterable[EpisodeRecord], turns: Sequence[TurnRecord]) -> Iterator[_Asked]:
+    tools = {episode.index: episode.tools for episode in episodes}
+    for episode, records in groupby(turns, key=lambda record: record.episode):
+        if episode not in tools:
+            raise RecordError(f"there are turns of episode {episode}, but no such episode")
+        by_index: dict[int, _Asked] = {}
+        conversation: tuple[Message, ...] = ()
+        for record in records:
+            conversation = record.conversation(conversation)
+            one = _Asked(record, conversation[:-1], tools[episode], by_index)
+            by_index[record.turn.index] = one
+            yield one
+
+
+def _check(law: Law, outcomes: Iterable[str | None], asked: Sequence[_Asked]) -> LawCheck:
+    """None: kept. "": the law does not speak of this turn. A text: how it is broken."""
+    listed = list(zip(outcomes, asked, strict=True))
+    broken = [f"{one.place} {outcome}" for outcome, one in listed if outcome]
+    checked = sum(outcome != "" for outcome, _ in listed)
+    return LawCheck(law, checked, len(broken), tuple(broken[:_SHOWN_VIOLATIONS]))
+
+
+def _faithful(asked: _Asked, renderer: Renderer) -> str | None:
+    """Law 2: `bridge == encode(close + tail)[1:]`, where the full rendering of the real messages ends so."""
+    stitch, prompt_ids = asked.record.turn.stitch, asked.record.turn.tokens.prompt_ids
+    if stitch.how is not How.BRIDGED:
+        return ""
+    anchor = asked.by_index.get(-1 if stitch.anchor_turn is None else stitch.anchor_turn)
+    if anchor is None:
+        return f"is a bridge from turn {stitch.anchor_turn}, which is not there"
+    depth = len(anchor.messages) + 1
+    tail, _ = renderer.bridges.derive_tail(FollowUp(asked.messages[:depth], asked.messages[depth:], asked.tools))
+    if isinstance(tail, BridgeRefused):
+        return f"is a bridge, and none can be derived: {tail.detail}"
+    written = tail.seam.close.text + tail.text
+    try:
+        full_text = renderer.render_text(asked.messages, tools=asked.tools)
+    except TemplateRenderError as error:
+        return f"cannot be rendered in full: {error}"
+    if not full_text.endswith(written):
+        return "has a bridge of which the full rendering does not have the text"
+    expected = renderer.tokenizer.encode(written)[1:]
+    added = prompt_ids[stitch.known_len :]
+    inserted = len(added) - len(expected)
+    if inserted < 0 or added[inserted:] != expected:
+        return f"has a bridge of {len(added)} ids that is not what the template writes ({len(expected)} ids)"
+    if added[:inserted] not in _inserts(stitch.junction, tail, renderer):
+        return f"has ids {added[:inserted]} between the completion and the bridge, at junction {stitch.junction}"
+    return None
+
+
+def _inserts(junction: Junction | None, tail: Tail, renderer: Renderer) -> list[list[int]]:
+    """What may stand between the last sampled id and the text behind the close."""
+    close = tail.seam.close
+    if junction in (Junction.EXACT, Junction.OPENER_SHARED):
+        return [[]]
+    if junction is Junction.STOP_REWRITTEN:
+        return [[], [close.id]]
+    if junction is Junction.CLOSE_ADDED and renderer.reader.reasoning is not None:
+        closing = renderer.reader.reasoning.closing_text
+        return [[close.id], renderer.tokenizer.encode(closing + close.text)]
+    return [[close.id]]
+
+
+def _evidence(asked: _Asked) -> str | None:
+    """Law 4: the token counts that the engine told are those of what was sent and what came back."""
+    usage, tokens = asked.record.turn.usage, asked.record.turn.tokens
+    if usage.prompt_tokens is None and usage.completion_tokens is None:
+        return ""
+    if usage.prompt_tokens not in (None, len(tokens.prompt_ids)):
+        return f"sent {len(tokens.prompt_ids)} prompt ids, and the engine counted {usage.prompt_tokens}"
+    if usage.completion_tokens not in (None, len(tokens.completion_ids)):
+        return f"has {len(tokens.completion_ids)} sampled ids, and the engine counted {usage.completion_tokens}"
+    return None
+
+
+def _check_inverse(asked: Sequence[_Asked], renderer: Renderer) -> tuple[LawCheck, dict[Normalised, int]]:
+    """Law 6, in both directions: the ids say the message, and the message written again reads the same."""
+    normalised: Counter[Normalised] = Counter()
+    outcomes: list[str | None] = []
+    for one in asked:
+        tokens, said = one.record.turn.tokens, one.record.message
+        parsed = renderer.parse_response(tokens.completion_ids, prompt_ids=tokens.prompt_ids, tools=one.tools)
+        outcome: str | None = None
+        if _plain(parsed.to_message()).digest != _plain(said).digest:
+            outcome = "recorded another message than its sampled ids say"
+        else:
+            found = _written_and_read(said, one.tools, renderer)
+            if isinstance(found, Normalised):
+                normalised[found] += 1
+            elif found.digest != _plain(said).digest:
+                reason = _why_normalised(said, found, renderer)
+                outcome = None if reason is not None else f"reads back as another message: {found.to_openai()!r}"
+                normalised.update([reason] if reason is not None else [])
+        outcomes.append(outcome)
+    return _check(Law.INVERSE, outcomes, asked), dict(normalised)
+
+
+def _written_and_read(
+    said: Message, tools: tuple[dict[str, Any], ...], renderer: Renderer
+) -> Message | Normalised:
+    if said.extra.get(MALFORMED_KEY):
+        return Normalised.UNREADABLE_CALL
+    try:
+        ids = renderer.render_assistant(said, tools=tools)
+    except TemplateRenderError:
+        return Normalised.REFUSED
+    prompt_ids = renderer.render_ids((Message(role="user", content="?"),), tools=tools)
+    return _plain(renderer.parse_response(ids, prompt_ids=prompt_ids, tools=tools).to_message())
+
+
+def _plain(message: Message) -> Message:
+    """The message without call ids: a reader invents them, a completion does not hold them."""
+    calls = tuple(replace(call, id=None) for call in message.tool_calls)
+    return replace(message, tool_calls=calls, extra=dict(message.extra))
+
+
+def _why_normalised(said: Message, found: Message, renderer: Renderer) -> Normalised | None:
+    texts = [said.content or "", said.reasoning_content or "", *(call.arguments for call in said.tool_calls)]
+    spelled = [info.text for info in renderer.tokenizer.added_tokens()]
+    if any(word in text for word in spelled for text in texts):
+        return Normalised.SPELLED_MARKER
+    if _trimmed(said).digest == _trimmed(found).digest:
+        return Normalised.TRIMMED
+    return None
+
+
+def _trimmed(message: Message) -> Message:
+    reasoning = (message.reasoning_content or "").strip()
+    return replace(
+        _plain(message),
+        content=(message.content or "").strip() or None,
+        reasoning_content=reasoning or None,
+    )
