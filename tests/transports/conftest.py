@@ -62,10 +62,28 @@ def _body(response: dict[str, Any]) -> tuple[Any, bytes]:
     return answer, json.dumps(answer, separators=(",", ":")).encode()
 
 
+def _reply_only(recorded: dict[str, Any]) -> Capture | None:
+    """A reply that was kept without its request (engines paused, swapped or killed under it)."""
+    response = recorded.get("response") or {"status": 200, "headers": {}, "body": recorded}
+    killed = recorded.get("result")
+    if isinstance(killed, dict) and "generate_full" in killed:
+        response = {"headers": {}, **killed["generate_full"]}
+    answer, body = _body(response)
+    is_generate = str(answer.get("request_id", "")).startswith("generate-tokens-")
+    if not is_generate and response["status"] != 500:
+        return None
+    prompt_len = answer["usage"]["prompt_tokens"] if is_generate else 1
+    return Capture(
+        {"token_ids": [0] * prompt_len}, HttpReply(response["status"], {}, body), answer, VllmTransport()
+    )
+
+
 def read_capture(folder: str, name: str) -> Capture | None:
     """The exchange, or None when it is none of a token route."""
     recorded = json.loads((CAPTURES / folder / f"{name}.json").read_text())
-    if not isinstance(recorded, dict) or "request" not in recorded or "response" not in recorded:
+    if "request" not in recorded:
+        return _reply_only(recorded)
+    if "response" not in recorded:
         return None
     asked, response = recorded["request"], recorded["response"]
     sent = asked.get("body") if isinstance(asked.get("body"), dict) else {}

@@ -61,6 +61,14 @@ def test_the_echo_and_the_versions_of_weights_are_read(capture) -> None:
     assert generation.usage.cached_tokens == 64
 
 
+def test_weights_that_changed_under_a_completion_give_two_spans(capture) -> None:
+    recorded = capture("vllm", "S_inflight_weight_swap_result")
+    spans = recorded.transport.read_generate(recorded.request(), recorded.reply).weight_spans
+    told = recorded.answer["choices"][0]["weight_versions"]
+    assert [(s.version, s.start, s.end) for s in spans] == [(t["version"], t["start"], t["end"]) for t in told]
+    assert len(spans) == 2
+
+
 def test_a_stop_string_ends_at_what_was_delivered_not_at_what_was_sampled(capture) -> None:
     """The worker's list goes on for three ids behind the stop string that the frontend found."""
     recorded = capture("dynamo", "chunk64_stop_str")
