@@ -1,6 +1,10 @@
 """Train the embedded engine's model: tokenizer, weights and golden log-probabilities, from nothing.
 
-    python scripts/train_embedded.py --steps 6000          # about an hour on two CPU cores
+    python scripts/train_embedded.py --tokenizer-only
+    torchrun --nproc-per-node 2 scripts/train_embedded.py --threads 1      # about an hour on two CPU cores
+
+One process per core with its own batches and averaged gradients loses less to other work on the machine than one
+process with two threads does.
 
 Needs torch (CPU), tokenizers, safetensors and jinja2; nothing of this is needed to use the result.
 
@@ -15,7 +19,9 @@ rate is a property of this training, not a measurement of any other model.
 """
 
 import argparse
+import itertools
 import json
+import os
 import random
 import sys
 import time
@@ -23,33 +29,42 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import torch
+import torch.distributed as dist
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.nn import functional
 
 from training.conversations import Encoded, Encoder, Group, encode_conversation, groups, play, tool_schemas
+from training.golden import write_golden
 from training.optimizer import MuonAdamW
 from training.torch_llama import Llama, Shape
 from training.vocabulary import train_tokenizer
 
 MODEL_FOLDER = Path(__file__).parents[1] / "src/tokentrue/engines/embedded/model"
+GOLDEN_FILE = Path(__file__).parents[1] / "tests/embedded/golden_logprobs.json"
 WARMUP_STEPS = 60
-DECAY_SHARE = 0.45
-GROUP_SIZE = 192
+GROUP_SIZE = 96
+GROUPS_SHUFFLED = 16
 
 
 def batches(encoder: Encoder, seed: int, batch_tokens: int, header_share: float) -> Iterator[Group]:
-    """Groups cut into batches of about `batch_tokens` ids, rows of like length together."""
+    """Groups cut into batches of about `batch_tokens` ids, rows of like length together.
+
+    Batches of many groups are shuffled: a run of batches of one environment makes the model forget the other.
+    """
     rng = random.Random(seed)
-    for group in groups(encoder, seed, GROUP_SIZE, header_share):
-        rows = sorted(group.conversations, key=lambda row: len(row.ids))
-        cut: list[list[Encoded]] = [[]]
-        for row in rows:
-            if cut[-1] and (len(cut[-1]) + 1) * len(row.ids) > batch_tokens:
-                cut.append([])
-            cut[-1].append(row)
-        rng.shuffle(cut)
-        yield from (Group(group.header_ids, batch) for batch in cut)
+    source = groups(encoder, seed, GROUP_SIZE, header_share)
+    while True:
+        pool: list[Group] = []
+        for group in itertools.islice(source, GROUPS_SHUFFLED):
+            cut: list[list[Encoded]] = [[]]
+            for row in sorted(group.conversations, key=lambda row: len(row.ids)):
+                if cut[-1] and (len(cut[-1]) + 1) * len(row.ids) > batch_tokens:
+                    cut.append([])
+                cut[-1].append(row)
+            pool += [Group(group.header_ids, batch) for batch in cut]
+        rng.shuffle(pool)
+        yield from pool
 
 
 def tensors(batch: Group) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -64,9 +79,20 @@ def tensors(batch: Group) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     return torch.tensor(batch.header_ids, dtype=torch.long), ids, targets - 1, ids.flatten()[targets]
 
 
-def learning_rate_scale(step: int, steps: int) -> float:
+def learning_rate_scale(step: int, steps: int, decay_share: float) -> float:
     """Warm up, stay, then fall to zero in a straight line."""
-    return min(1.0, (step + 1) / WARMUP_STEPS, (steps - step) / (DECAY_SHARE * steps))
+    return min(1.0, (step + 1) / WARMUP_STEPS, (steps - step) / (decay_share * steps))
+
+
+@torch.no_grad()
+def average_gradients(model: Llama) -> None:
+    """The mean over the processes: one exchange per step."""
+    gradients = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
+    flat = torch.cat([gradient.flatten() for gradient in gradients])
+    dist.all_reduce(flat)
+    flat /= dist.get_world_size()
+    for gradient, part in zip(gradients, flat.split([g.numel() for g in gradients]), strict=True):
+        gradient.copy_(part.view_as(gradient))
 
 
 @torch.no_grad()
@@ -113,21 +139,24 @@ def train(options: argparse.Namespace) -> None:
         model.load_state_dict({k: v.float() for k, v in load_file(options.resume).items()})
     print(f"{sum(p.numel() for p in model.parameters()):,} parameters, vocabulary {size}", flush=True)
     optimizer = MuonAdamW(model, options.matrix_lr, options.other_lr)
-    source = batches(encoder, options.seed, options.batch_tokens, options.header_share)
+    rank = dist.get_rank() if dist.is_initialized() else 0
+    source = batches(encoder, options.seed + 1000 * rank, options.batch_tokens, options.header_share)
     started, seen, running = time.monotonic(), 0, 0.0
     for step in range(options.steps):
         header_ids, ids, wanted, targets = tensors(next(source))
         loss = functional.cross_entropy(model(header_ids, ids, wanted), targets)
         loss.backward()  # type: ignore[no-untyped-call]  # torch leaves Tensor.backward unannotated
+        if dist.is_initialized():
+            average_gradients(model)
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step(learning_rate_scale(step, options.steps))
+        optimizer.step(learning_rate_scale(step, options.steps, options.decay_share))
         seen += ids.numel()
         running += loss.item()
-        if (step + 1) % 20 == 0:
+        if rank == 0 and (step + 1) % 20 == 0:
             speed = seen / (time.monotonic() - started)
             print(f"step {step + 1} loss {running / 20:.4f} ids {seen} ids/s {speed:.0f}", flush=True)
             running = 0.0
-        if (step + 1) % options.save_every == 0 or step + 1 == options.steps:
+        if rank == 0 and ((step + 1) % options.save_every == 0 or step + 1 == options.steps):
             print(f"step {step + 1} held-out: {check_heldout(model, encoder)}", flush=True)
             save(model, shape, encoder, folder)
 
@@ -136,6 +165,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--folder", type=Path, default=MODEL_FOLDER)
     parser.add_argument("--tokenizer-only", action="store_true", help="train the tokenizer and stop")
+    parser.add_argument("--golden-only", action="store_true", help="write the golden log-probabilities and stop")
     parser.add_argument("--resume", type=Path, help="weights to start from")
     parser.add_argument("--steps", type=int, default=6000)
     parser.add_argument("--batch-tokens", type=int, default=4096)
@@ -145,6 +175,7 @@ def main() -> None:
     parser.add_argument("--intermediate", type=int, default=384)
     parser.add_argument("--matrix-lr", type=float, default=0.02)
     parser.add_argument("--other-lr", type=float, default=0.004)
+    parser.add_argument("--decay-share", type=float, default=0.45, help="the last part of the steps, to rate 0")
     parser.add_argument("--header-share", type=float, default=0.95, help="conversations with a system block")
     parser.add_argument("--save-every", type=int, default=250)
     parser.add_argument("--seed", type=int, default=1)
@@ -153,7 +184,12 @@ def main() -> None:
     if options.tokenizer_only:
         print("vocabulary", train_tokenizer(options.folder))
         return
-    train(options)
+    if "WORLD_SIZE" in os.environ:
+        dist.init_process_group("gloo")
+    if not options.golden_only:
+        train(options)
+    if options.golden_only or options.folder == MODEL_FOLDER:
+        write_golden(options.folder, GOLDEN_FILE)
 
 
 if __name__ == "__main__":

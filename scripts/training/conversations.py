@@ -139,14 +139,21 @@ def user_text(turn: Turn) -> str:
     raise TypeError(f"{turn!r} is the assistant's")
 
 
-def encode_conversation(encoder: Encoder, turns: list[Turn], rng: random.Random, *, has_header: bool) -> Encoded:
+def encode_conversation(
+    encoder: Encoder,
+    turns: list[Turn],
+    rng: random.Random,
+    *,
+    has_header: bool,
+    rendered_again_share: float = RENDERED_AGAIN_SHARE,
+) -> Encoded:
     """One conversation behind its header, stitched as a rollout stitches it."""
     ids: list[int] = []
     mask: list[int] = []
     start = 0
     follow_up = next((i for i, turn in enumerate(turns) if i and isinstance(turn, UserTurn)), None)
     pending = "\n" if has_header else ""
-    if follow_up is not None and rng.random() < RENDERED_AGAIN_SHARE:
+    if follow_up is not None and rng.random() < rendered_again_share:
         start = follow_up + 1
         pending += encoder.render(_messages(turns[:start]), None).removesuffix(GENERATION_PROMPT)
     for turn in turns[start:]:

@@ -141,7 +141,7 @@ class EmbeddedEngine:
             if not future.done():
                 future.set_exception(AbortedError("the embedded engine was closed"))
         self._futures.clear()
-        if self._pump is not None:
+        if self._pump is not None and not self._pump.done():
             await asyncio.wait([self._pump])
         self._executor.shutdown(wait=False)
 

@@ -62,9 +62,11 @@ class Sampler:
         """Draw from `logits` `[vocabulary]`, never one of the `forbidden` ids.
 
         Raises:
-            EngineFailureError: The log-probability is not finite: the model computed nonsense.
+            EngineFailureError: A logit or the log-probability is not finite: the model computed nonsense.
         """
         wide = logits.astype(np.float64)
+        if not np.isfinite(wide).all():
+            raise EngineFailureError(f"{int((~np.isfinite(wide)).sum())} of {len(wide)} logits are not finite")
         allowed = wide
         if forbidden:
             allowed = wide.copy()
