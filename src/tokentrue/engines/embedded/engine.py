@@ -18,6 +18,7 @@ from tokentrue.engines.embedded.weights import load_weights
 from tokentrue.errors import (
     AbortedError,
     EngineFailureError,
+    InvalidSamplingError,
     InvalidTokenIdError,
     OverlongPromptError,
     UnknownModelError,
@@ -101,6 +102,7 @@ class EmbeddedEngine:
             InvalidTokenIdError: The prompt is empty, or an id is outside the vocabulary.
             OverlongPromptError: The prompt fills the context.
             UnsupportedParameterError: A parameter is set that this engine does not have.
+            InvalidSamplingError: `min_tokens` is asked for, and every id is a stop id.
             EngineFailureError: The computation failed.
             AbortedError: The engine was closed.
         """
@@ -204,10 +206,15 @@ class EmbeddedEngine:
         )
         eos = () if sampling.ignore_eos else self._eos_token_ids
         vocabulary = range(self._config.vocab_size)
+        stop_ids = frozenset(i for i in (*sampling.stop_token_ids, *eos) if i in vocabulary)
+        if sampling.min_tokens and len(stop_ids) == len(vocabulary):
+            raise InvalidSamplingError(
+                f"min_tokens={sampling.min_tokens} cannot be sampled when every id is a stop id"
+            )
         return Sequence(
             prompt_ids=request.prompt_ids.array(),
             sampler=Sampler(options, sampling.seed, self._mode),
-            stop_ids=frozenset(i for i in (*sampling.stop_token_ids, *eos) if i in vocabulary),
+            stop_ids=stop_ids,
             min_tokens=sampling.min_tokens or 0,
             max_tokens=room if sampling.max_tokens is None else min(room, sampling.max_tokens),
             priority=sampling.priority or 0,

@@ -20,6 +20,9 @@ from tokentrue.errors import EngineFailureError
 
 Wide = NDArray[np.float64]
 
+GREEDY_BELOW = 1e-5
+"""Temperatures below it are greedy, as in vLLM (`_SAMPLING_EPS` in `sampling_params.py`)."""
+
 
 class LogprobsMode(Enum):
     """Which distribution log-probabilities belong to."""
@@ -30,7 +33,7 @@ class LogprobsMode(Enum):
 
 @dataclass(frozen=True, slots=True)
 class SamplerOptions:
-    """How to draw; `temperature` 0 is greedy, `top_k` 0 and below means every id."""
+    """How to draw; `temperature` below `GREEDY_BELOW` is greedy, `top_k` 0 and below means every id."""
 
     temperature: float = 1.0
     top_p: float = 1.0
@@ -71,7 +74,7 @@ class Sampler:
         if forbidden:
             allowed = wide.copy()
             allowed[list(forbidden)] = -math.inf
-        if self._options.temperature == 0:
+        if self._options.temperature < GREEDY_BELOW:
             token_id, processed = int(np.argmax(allowed)), 0.0
         else:
             logs = processed_logprobs(allowed, self._options)
@@ -86,9 +89,11 @@ class Sampler:
     def _pick(self, probabilities: Wide) -> int:
         """Inverse transform: one uniform number per id, whatever the filters."""
         cumulative = np.cumsum(probabilities)
-        # The sum is 1 up to rounding; scaling the draw instead keeps an id of probability 0 out of reach.
+        # The sum is 1 up to rounding, so the draw is scaled; the product may round up to the sum itself, and the
+        # bound keeps ids of probability 0 at the end out of reach then.
         drawn = self._rng.random() * cumulative[-1]
-        return int(np.searchsorted(cumulative, drawn, side="right"))
+        last_possible = np.searchsorted(cumulative, cumulative[-1])
+        return int(min(np.searchsorted(cumulative, drawn, side="right"), last_possible))
 
 
 def log_sum_exp(logits: Wide) -> float:
