@@ -18,7 +18,6 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import SimpleNamespace
-from typing import Any
 from urllib.parse import urlsplit
 
 import aiohttp
@@ -356,12 +355,11 @@ def _may_repeat(exc: TransportError, call: HttpCall, progress: _Progress) -> boo
 
 
 def _reuse_trace() -> aiohttp.TraceConfig:
-    """Tells each request's own `progress` whether it travels on a connection that was used before."""
+    """Tells each request's own `_Progress` whether it travels on a connection that was used before."""
 
-    async def on_reuse(_: aiohttp.ClientSession, context: SimpleNamespace, __: Any) -> None:
-        progress = context.trace_request_ctx
-        if progress is not None:
-            progress.reused = True
+    async def on_reuse(_: object, context: SimpleNamespace, __: object) -> None:  # async: awaited by aiohttp
+        if isinstance(context.trace_request_ctx, _Progress):
+            context.trace_request_ctx.reused = True
 
     trace = aiohttp.TraceConfig()
     trace.on_connection_reuseconn.append(on_reuse)

@@ -214,7 +214,7 @@ def place_parameters(sampling: SamplingParams, table: Mapping[str, Fate], where:
     """
     body: dict[str, Any] = {}
     for name, value in given_parameters(sampling).items():
-        fate = table.get(name, Refused(UNKNOWN[where]))
+        fate = table.get(name, Refused(UNKNOWN.get(where, "it has no row in the table")))
         if isinstance(fate, Refused):
             raise UnsupportedParameterError(name, where, fate.advice)
         if isinstance(fate, Fixed):
