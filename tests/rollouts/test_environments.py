@@ -424,5 +424,8 @@ def test_only_malformed_calls_are_answered_too():
         )
 
     record = play(Tools(), policy).record
-    assert record.messages[2].content == "error: this tool call could not be read, it was not closed: " + "r" * 200 + "…"
+    assert (
+        record.messages[2].content
+        == "error: this tool call could not be read, it was not closed: " + "r" * 200 + "…"
+    )
     assert record.turns == 2

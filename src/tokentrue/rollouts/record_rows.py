@@ -8,6 +8,7 @@ turn's spans speak of its new ids only, so they are stored as they are.)
 from __future__ import annotations
 
 import json
+import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
@@ -113,6 +114,7 @@ def turn_row(record: TurnRecord, stored: StoredPrompt) -> Row:
         "added_ids": stored.added_ids,
         "completion_ids": turn.tokens.completion_ids.array(),
         "completion_logprobs": turn.tokens.completion_logprobs.array(),
+        "ids_crc32": _crc32(stored.added_ids, turn.tokens),
         "prompt_spans": [
             {"start": span.start, "end": span.end, "owner": span.owner, "kind": span.kind.value}
             for span in turn.prompt_spans
@@ -146,6 +148,8 @@ def turn_from_row(row: Row, known: KnownTurns) -> TurnRecord:
         if len(prompt_ids) != row["prompt_len"]:
             raise RecordError(f"its prompt has {len(prompt_ids)} ids and should have {row['prompt_len']}")
         turn = _turn(row, prompt_ids)
+        if _crc32(row["added_ids"], turn.tokens) != row["ids_crc32"]:
+            raise RecordError("its ids or log-probabilities are not those that were written")
         (message,) = _messages(row["message"])
         record = TurnRecord(
             episode=row["episode"],
@@ -159,6 +163,13 @@ def turn_from_row(row: Row, known: KnownTurns) -> TurnRecord:
         raise RecordError(f"{where} cannot be restored: {exc}") from exc
     known.add(turn)
     return record
+
+
+def _crc32(added_ids: IntArray, tokens: TurnTokens) -> int:
+    """A checksum of what a row holds of ids and log-probabilities: an Arrow stream has none of its own."""
+    crc = zlib.crc32(added_ids.astype("<i4", copy=False).tobytes())
+    crc = zlib.crc32(tokens.completion_ids.array().astype("<i4", copy=False).tobytes(), crc)
+    return zlib.crc32(tokens.completion_logprobs.array().astype("<f8", copy=False).tobytes(), crc)
 
 
 def _turn(row: Row, prompt_ids: TokenIds) -> Turn:

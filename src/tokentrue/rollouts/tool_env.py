@@ -7,10 +7,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from tokentrue.messages import Message
+from tokentrue.rendering.reader import MALFORMED_KEY
 from tokentrue.rollouts.environment import Eventually, MultiTurnEnv, NewMessage, StateT, TaskT, eventually
-
-MALFORMED_CALLS_KEY = "malformed_tool_calls"
-"""Where a client leaves attempted calls that could not be read: a list of `{"raw": ..., "status": ...}`."""
 
 _ADVICE = {
     "invalid_json": "its arguments are not valid JSON",
@@ -47,7 +45,7 @@ class ToolEnv(MultiTurnEnv[TaskT, StateT], ABC):
 
 def malformed_calls(message: Message) -> tuple[dict[str, Any], ...]:
     """The attempted calls of a message that could not be read."""
-    attempts = message.extra.get(MALFORMED_CALLS_KEY)
+    attempts = message.extra.get(MALFORMED_KEY)
     if not isinstance(attempts, (list, tuple)):
         return ()
     return tuple(dict(attempt) for attempt in attempts)
