@@ -128,7 +128,7 @@ class FaultWorker:
             self._log.ended(number, how, sent)
 
     async def _chunks(self, request: dict[str, Any], context: Any) -> AsyncIterator[dict[str, Any]]:
-        order = WorkOrder.read(request, ())
+        order = WorkOrder.read(request, (self._end_id,))
         outside = [each for each in order.prompt_ids if each >= self._vocab_size]
         if outside:
             raise ValueError(f"Token id {max(outside)} is out of vocabulary")

@@ -27,14 +27,15 @@ from tokentrue.transports.dynamo import DynamoTransport  # noqa: E402
 from tokentrue.transports.transport import HttpReply  # noqa: E402
 
 MORTAL = replace(FAULTS, model_name="tokentrue-mortal", model_folder="tokentrue-mortal.model")
+CHUNKY = replace(FAULTS, model_name="tokentrue-chunky", model_folder="tokentrue-chunky.model")
 
 
 @dataclass(frozen=True, slots=True)
 class LiveDynamo:
     """What the tests talk to.
 
-    `mortal` is a second fault worker, for the tests that kill it; `forgetful` is a second frontend, which finds
-    the same workers and has been told to ignore `nvext`.
+    `mortal` is a second fault worker, for the tests that kill it, and `chunky` a third, which sends several ids at
+    a time; `forgetful` is a second frontend, which finds the same workers and has been told to ignore `nvext`.
     """
 
     server: DynamoServer
@@ -43,6 +44,7 @@ class LiveDynamo:
     faults: Worker
     embedded: Worker
     mortal: Worker
+    chunky: Worker
 
 
 @pytest.fixture(scope="session")
@@ -52,6 +54,7 @@ def dynamo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveDynamo]:
         frontend = server.start_frontend()
         forgetful = server.start_frontend("forgetful", {"DYN_DISABLE_FRONTEND_NVEXT": "1"})
         workers = [server.start_worker(kind) for kind in (FAULTS, EMBEDDED, MORTAL)]
+        workers.append(server.start_worker(CHUNKY, "--tokens-per-chunk", "5"))
         server.wait_ready()
         yield LiveDynamo(server, frontend, forgetful, *workers)
 
@@ -62,9 +65,9 @@ class Asker:
 
     url: str
 
-    def engine(self, **settings) -> HttpEngine:
+    def engine(self, transport=None, **settings) -> HttpEngine:
         """An engine that tells every failure at once, and the first one."""
-        return HttpEngine(self.url, DynamoTransport(), **{"max_retries": 0, **settings})
+        return HttpEngine(self.url, transport or DynamoTransport(), **{"max_retries": 0, **settings})
 
     def generate(self, worker: Worker, prompt_ids, *, settings=None, **sampling) -> Generation:
         """One completion of `prompt_ids` by `worker`."""
@@ -112,9 +115,9 @@ def ask_forgetful(dynamo: LiveDynamo) -> Asker:
 def run_with_engine() -> Callable[..., object]:
     """Opens an engine, runs one call on it, closes it."""
 
-    def run(asker: Asker, call: Callable[[HttpEngine], Awaitable[object]]) -> object:
+    def run(asker: Asker, call: Callable[[HttpEngine], Awaitable[object]], transport=None) -> object:
         async def once() -> object:
-            engine = asker.engine()
+            engine = asker.engine(transport)
             try:
                 return await call(engine)
             finally:

@@ -11,6 +11,7 @@ from tokentrue.generation import FinishReason, GenerateRequest
 from tokentrue.rendering.tokenizer import Tokenizer
 from tokentrue.sampling import SamplingParams
 from tokentrue.tokens import TokenIds
+from tokentrue.transports.vllm import VllmTransport
 
 pytestmark = pytest.mark.dynamo
 
@@ -56,6 +57,28 @@ def test_the_reply_can_be_recomputed_id_by_id(dynamo, ask) -> None:
     assert generation.usage.completion_tokens == len(expected)
 
 
+def test_several_ids_in_one_chunk_change_nothing(dynamo, ask) -> None:
+    one_by_one, in_chunks = (
+        ask.generate(worker, [5, 6, 7], max_tokens=60).tokens for worker in (dynamo.faults, dynamo.chunky)
+    )
+    assert one_by_one == in_chunks
+
+
+@pytest.mark.parametrize("name", ["faults", "embedded"])
+def test_dynamos_route_of_vllms_shape_carries_the_same_ids(dynamo, ask, run_with_engine, name) -> None:
+    worker = getattr(dynamo, name)
+    sampling = {"max_tokens": 20, "seed": 6, "temperature": 0.9}
+    request = GenerateRequest(worker.kind.model_name, TokenIds(range(3, 40)), SamplingParams(**sampling))
+    by_generate = run_with_engine(ask, lambda engine: engine.generate(request), transport=VllmTransport())
+    assert worker.requests()[-1].prompt_ids == tuple(range(3, 40))
+    by_chat = ask.generate(worker, range(3, 40), **sampling)
+    assert by_generate.tokens.completion_ids == by_chat.tokens.completion_ids
+    assert by_generate.tokens.completion_logprobs.tolist() == pytest.approx(
+        by_chat.tokens.completion_logprobs.tolist(), abs=1e-6
+    )
+    assert by_generate.finish_reason is by_chat.finish_reason
+
+
 def test_max_tokens_cuts_the_reply_and_says_length(dynamo, ask) -> None:
     generation = ask.generate(dynamo.faults, [1, 2, 3], max_tokens=3)
     assert generation.tokens.completion_ids == _expected_ids(dynamo.faults, [1, 2, 3])[:3]
@@ -69,18 +92,19 @@ def test_a_stop_id_ends_the_reply_and_is_its_last_id(dynamo, ask) -> None:
     assert generation.stop_reason == expected[2]
 
 
-@pytest.mark.parametrize("name", ["faults", "embedded"])
+@pytest.mark.parametrize("name", ["faults", "chunky", "embedded"])
 def test_a_stop_string_keeps_ids_and_logprobs_aligned(dynamo, ask, name) -> None:
-    """The frontend cuts the stream in the text; `engine_data` is missing then, and the named fields are not."""
+    """The frontend cuts the stream in the text. The worker's own list is then missing, or longer than what was
+    delivered when it sends several ids at a time; the named fields are right."""
     worker = getattr(dynamo, name)
-    plain = ask.generate(worker, [1, 2, 3], max_tokens=40, temperature=0, seed=1)
+    plain = ask.generate(worker, [1, 2, 3], max_tokens=40, temperature=2.0, seed=1)
     tokenizer = Tokenizer.load(worker.model_folder)
     word = next(
         text
         for each in plain.tokens.completion_ids.tolist()[1:]
         if (text := tokenizer.decode([each]).strip()) and text.isalnum()
     )
-    cut = ask.generate(worker, [1, 2, 3], max_tokens=40, temperature=0, seed=1, stop=(word,))
+    cut = ask.generate(worker, [1, 2, 3], max_tokens=40, temperature=2.0, seed=1, stop=(word,))
     count = len(cut.tokens.completion_ids)
     assert cut.tokens.completion_ids == plain.tokens.completion_ids[:count]
     assert cut.tokens.completion_logprobs.tolist() == pytest.approx(

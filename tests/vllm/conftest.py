@@ -6,11 +6,13 @@ import asyncio
 import sys
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(REPOSITORY))  # `servers` is no part of the wheel
@@ -23,7 +25,7 @@ from tokentrue.engines.embedded.engine import MODEL_FOLDER  # noqa: E402
 from tokentrue.engines.http import HttpEngine  # noqa: E402
 from tokentrue.generation import EngineInfo, GenerateRequest, Generation  # noqa: E402
 from tokentrue.sampling import SamplingParams  # noqa: E402
-from tokentrue.tokens import TokenIds  # noqa: E402
+from tokentrue.tokens import Logprobs, TokenIds  # noqa: E402
 from tokentrue.transports.transport import HttpReply  # noqa: E402
 from tokentrue.transports.vllm import VllmTransport  # noqa: E402
 
@@ -39,6 +41,22 @@ def vllm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[VllmServer]:
 def teacher() -> TeacherForcing:
     """What our own forward pass says about ids that vLLM sampled."""
     return TeacherForcing(MODEL_FOLDER)
+
+
+@pytest.fixture(scope="session")
+def assert_same_logprobs() -> Callable[..., None]:
+    """Two single-precision computations of one model: nearly all equal within 1e-4, and none far away.
+
+    Measured against double precision over 3611 sampled ids of a trained checkpoint: vLLM is off by 7e-6 at the
+    99th percentile and 2.7e-4 at worst, our numpy by 6e-6 and 1.5e-4, transformers in float32 by 7e-6 and 8e-5.
+    """
+
+    def check(found: Logprobs, expected: NDArray[np.float64]) -> None:
+        differences = np.abs(found.array() - expected)
+        assert np.quantile(differences, 0.9) < 1e-4
+        assert differences.max() < 1e-3
+
+    return check
 
 
 @dataclass(frozen=True, slots=True)

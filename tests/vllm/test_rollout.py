@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
+import numpy as np
 import pytest
 from servers.vllm.server import BLOCK_TOKENS, MODEL_NAME
 
@@ -13,6 +14,7 @@ from tokentrue.rendering.renderer import load_renderer
 from tokentrue.rollouts.runner import RolloutPlan, RolloutResult, run_rollouts
 from tokentrue.rollouts.shipped.environments import CalculatorEnv
 from tokentrue.sampling import SamplingParams
+from tokentrue.tokens import Logprobs
 from tokentrue.turns import FALLBACKS, How
 
 pytestmark = pytest.mark.vllm
@@ -55,11 +57,11 @@ def test_tasks_are_solved_with_tools(rollout) -> None:
     assert max(record.turns for record in records) >= 3
 
 
-def test_the_logprobs_of_every_sampled_id_are_our_own_models(rollout, teacher) -> None:
-    for record in rollout.turns:
-        tokens = record.turn.tokens
-        expected = teacher.sampled(tokens.prompt_ids.tolist(), tokens.completion_ids.tolist())
-        assert tokens.completion_logprobs.array() == pytest.approx(expected, abs=1e-4)
+def test_the_logprobs_of_every_sampled_id_are_our_own_models(rollout, teacher, assert_same_logprobs) -> None:
+    turns = [record.turn.tokens for record in rollout.turns]
+    found = [logprob for tokens in turns for logprob in tokens.completion_logprobs]
+    expected = [teacher.sampled(each.prompt_ids.tolist(), each.completion_ids.tolist()) for each in turns]
+    assert_same_logprobs(Logprobs(found), np.concatenate(expected))
 
 
 def test_exact_ids_keep_the_prefix_cache_warm(rollout) -> None:

@@ -18,7 +18,7 @@ PROMPT = [(17 * i) % 300 for i in range(90)]
 
 
 @pytest.mark.parametrize("length", [1, 31, 32, 33, 700])
-def test_ids_are_used_and_echoed(ask, teacher, length) -> None:
+def test_ids_are_used_and_echoed(ask, teacher, assert_same_logprobs, length) -> None:
     prompt_ids = [(7 * i + length) % 300 for i in range(length)]
     generation = ask.generate(prompt_ids, max_tokens=8, temperature=1.0, seed=1)
     assert generation.prompt_ids_echoed
@@ -26,17 +26,17 @@ def test_ids_are_used_and_echoed(ask, teacher, length) -> None:
     assert generation.usage.prompt_tokens == length
     assert generation.usage.completion_tokens == len(generation.tokens.completion_ids)
     expected = teacher.sampled(prompt_ids, generation.tokens.completion_ids.tolist())
-    assert generation.tokens.completion_logprobs.array() == pytest.approx(expected, abs=1e-4)
+    assert_same_logprobs(generation.tokens.completion_logprobs, expected)
 
 
-def test_ids_that_are_no_canonical_encoding_are_used_unchanged(ask, teacher) -> None:
+def test_ids_that_are_no_canonical_encoding_are_used_unchanged(ask, teacher, assert_same_logprobs) -> None:
     """The logprobs are those behind these very ids, and not those behind the merged encoding of the same text."""
     tokenizer = Tokenizer.load(MODEL_FOLDER)
     letters = [tokenizer.encode(letter)[0] for letter in "the tools add subtract multiply"]
     assert tokenizer.encode(tokenizer.decode(letters)) != letters
     generation = ask.generate(letters, max_tokens=6, temperature=1.0, seed=2)
     expected = teacher.sampled(letters, generation.tokens.completion_ids.tolist())
-    assert generation.tokens.completion_logprobs.array() == pytest.approx(expected, abs=1e-4)
+    assert_same_logprobs(generation.tokens.completion_logprobs, expected)
 
 
 @pytest.mark.parametrize(
@@ -49,12 +49,12 @@ def test_ids_that_are_no_canonical_encoding_are_used_unchanged(ask, teacher) -> 
     ],
     ids=str,
 )
-def test_logprobs_are_raw_whatever_the_sampling(ask, teacher, sampling) -> None:
+def test_logprobs_are_raw_whatever_the_sampling(ask, teacher, assert_same_logprobs, sampling) -> None:
     generation = ask.generate(PROMPT, max_tokens=40, seed=3, ignore_eos=True, **sampling)
     completion_ids = generation.tokens.completion_ids.tolist()
     assert len(completion_ids) == 40
     expected = teacher.sampled(PROMPT, completion_ids)
-    assert generation.tokens.completion_logprobs.array() == pytest.approx(expected, abs=1e-4)
+    assert_same_logprobs(generation.tokens.completion_logprobs, expected)
 
 
 def test_greedy_ids_are_our_own_models_best_ids(ask, teacher) -> None:
