@@ -15,7 +15,6 @@ from enum import Enum
 from pathlib import Path
 from types import TracebackType
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -278,7 +277,7 @@ def open_record(folder: Path) -> RecordReader:
     info = read_run_info(folder, SCHEMA_VERSION)
     found = [_find(folder, name) for name in (_TURNS, _EPISODES)]
     is_closed = all(form is RecordForm.CLOSED for _, form in found)
-    torn = [_open_table(path).torn_bytes for path, form in found if form is RecordForm.OPEN]
+    torn = [_read_stream(path).torn_bytes for path, form in found if form is RecordForm.OPEN]
     for path, form in found:
         if form is RecordForm.CLOSED:
             _parquet(path).close()
@@ -295,17 +294,15 @@ def compact_record(folder: Path) -> None:
         path, form = _find(folder, name)
         if form is RecordForm.CLOSED:
             continue
-        table = _open_table(path).sorted()
+        stream = _read_stream(path)
         target = folder / f"{name}.parquet"
         partial = target.with_suffix(".parquet.partial")
         try:
-            pq.write_table(
-                table,
-                partial,
-                compression="zstd",
-                row_group_size=_GROUP_ROWS,
-                write_page_checksum=True,
-            )
+            with pq.ParquetWriter(
+                partial, _schema_of(path), compression="zstd", write_page_checksum=True
+            ) as parquet:
+                for group in stream.groups_in_order():
+                    parquet.write_batch(group)
             sync_file(partial)
             partial.replace(target)
         except (OSError, pa.ArrowException) as exc:
@@ -316,19 +313,25 @@ def compact_record(folder: Path) -> None:
 
 
 @dataclass(frozen=True, slots=True)
-class _OpenTable:
-    """The whole rows of a stream, in the order in which they were appended, and what is torn behind them."""
+class _StreamRows:
+    """The whole rows of a stream as batches of one row, as they were appended, and what is torn behind them."""
 
-    table: pa.Table
+    rows: list[pa.RecordBatch]
     torn_bytes: int
 
-    def sorted(self) -> pa.Table:
-        """The rows by episode and turn; of an episode's start and end, the later row counts."""
-        episodes = self.table["episode"].to_numpy()
-        if "turn" in self.table.column_names:
-            return self.table.take(pa.array(np.lexsort((self.table["turn"].to_numpy(), episodes))))
-        last_row = {int(episode): row for row, episode in enumerate(episodes)}
-        return self.table.take(pa.array([last_row[episode] for episode in sorted(last_row)], type=pa.int64()))
+    def groups_in_order(self) -> Iterator[pa.RecordBatch]:
+        """The rows by episode and turn, some at a time; of an episode's start and end, the later row counts."""
+        # Rows are picked one by one: reordering whole columns would join them into one array, and the offsets
+        # of that end at 2 GiB of text.
+        latest = {_place(row): row for row in self.rows}
+        in_order = [latest[place] for place in sorted(latest)]
+        for start in range(0, len(in_order), _GROUP_ROWS):
+            yield from pa.Table.from_batches(in_order[start : start + _GROUP_ROWS]).combine_chunks().to_batches()
+
+
+def _place(row: pa.RecordBatch) -> tuple[int, int]:
+    turn = row.schema.get_field_index("turn")
+    return row.column(0)[0].as_py(), row.column(turn)[0].as_py() if turn >= 0 else 0
 
 
 def _find(folder: Path, name: str) -> tuple[Path, RecordForm]:
@@ -359,19 +362,10 @@ def _parquet(path: Path) -> pq.ParquetFile:
     return file
 
 
-def _open_table(path: Path) -> _OpenTable:
-    try:
-        table, torn_bytes = _read_stream(path, _schema_of(path))
-    except OSError as exc:
-        raise broken(path, exc) from exc
-    _check_schema(path, table.schema)
-    return _OpenTable(table, torn_bytes)
-
-
 def _batches(folder: Path, name: str) -> Iterator[pa.RecordBatch]:
     path, form = _find(folder, name)
     if form is RecordForm.OPEN:
-        yield from _open_table(path).sorted().to_batches(max_chunksize=_GROUP_ROWS)
+        yield from _read_stream(path).groups_in_order()
         return
     with _parquet(path) as file:
         batches = file.iter_batches(batch_size=_GROUP_ROWS)
@@ -385,47 +379,47 @@ def _batches(folder: Path, name: str) -> Iterator[pa.RecordBatch]:
             yield batch
 
 
-def _read_stream(path: Path, schema: pa.Schema) -> tuple[pa.Table, int]:
-    """The whole batches of a stream, and how many bytes behind them are a torn one.
+def _read_stream(path: Path) -> _StreamRows:
+    """Read a stream as far as it is whole.
 
-    A batch is torn when the file ends before it does; anything else that cannot be read is a broken file.
+    A row is torn when the file ends before it does; anything else that cannot be read is a broken file.
     """
-    data = pa.py_buffer(path.read_bytes())
+    try:
+        with pa.OSFile(str(path)) as file:
+            data = file.read_buffer()
+    except OSError as exc:
+        raise broken(path, exc) from exc
     source = pa.BufferReader(data)
-    if data.size == 0:
-        return schema.empty_table(), 0
-    batches: list[pa.RecordBatch] = []
+    rows: list[pa.RecordBatch] = []
+    schema: pa.Schema | None = None
     start = 0
-    found: pa.Schema | None = None
     while start < data.size:
         try:
             message = pa.ipc.read_message(source)
         except EOFError:
-            return _table_before_end(path, batches, found or schema, data.slice(start).to_pybytes())
+            return _StreamRows(rows, _bytes_behind_end(path, data.slice(start).to_pybytes()))
         except (OSError, pa.ArrowException) as exc:
-            if not _ends_early(data, start, exc):
-                raise broken(path, exc, f" at byte {start}") from exc
-            return pa.Table.from_batches(batches, schema=found or schema), data.size - start
+            if _ends_early(data, start, exc):
+                break
+            raise broken(path, exc, f" at byte {start}") from exc
         try:
-            if found is None:
-                found = pa.ipc.read_schema(message)
+            if schema is None:
+                schema = pa.ipc.read_schema(message)
+                _check_schema(path, schema)
             else:
-                batches.append(pa.ipc.read_record_batch(message, found))
+                rows.append(pa.ipc.read_record_batch(message, schema))
         except (OSError, pa.ArrowException) as exc:
             raise broken(path, exc, f" at byte {start}") from exc
         start = source.tell()
-    return pa.Table.from_batches(batches, schema=found or schema), 0
+    return _StreamRows(rows, data.size - start)
 
 
-def _table_before_end(
-    path: Path, batches: list[pa.RecordBatch], schema: pa.Schema, rest: bytes
-) -> tuple[pa.Table, int]:
-    """The table of a stream that says it ends here; zeros behind it are what a power cut may leave."""
-    table = pa.Table.from_batches(batches, schema=schema)
+def _bytes_behind_end(path: Path, rest: bytes) -> int:
+    """How many bytes are torn where a stream says that it ends; zeros are what a power cut may leave."""
     if rest == _STREAM_END:
-        return table, 0
+        return 0
     if not any(rest):
-        return table, len(rest)
+        return len(rest)
     raise RecordError(f"{path} is broken: it ends, and {len(rest)} bytes follow")
 
 
