@@ -7,7 +7,7 @@ have been given ids that nobody sampled. Three things follow from that, and each
 - why the ids differ (`DriftCause`), found by laying the template's text beside what was sampled;
 - what it costs the prefix cache: with `seen = previous prompt + previous completion`, a prompt reuses the whole
   blocks of `BLOCK_TOKENS` ids of `common_prefix(prompt, seen)`;
-- into how many sequences the rollout breaks for a trainer: one more wherever the prompt does not begin with `seen`.
+- how many sequences the rollout becomes for a trainer: one more wherever the prompt does not begin with `seen`.
 
 The samples are taken as they were: what a model would have sampled behind other ids cannot be known.
 """
@@ -97,6 +97,7 @@ class Comparison:
         exact_prompt, rerendered_prompt: Prompt ids of the follow-up turns.
         exact_reused, rerendered_reused: Those of them in whole cached blocks.
         exact_sequences, rerendered_sequences: Training sequences.
+        causes_by_episode: All causes in each episode; empty for a comparison that joins several runs.
     """
 
     turns: int
@@ -111,6 +112,7 @@ class Comparison:
     rerendered_reused: int
     exact_sequences: int
     rerendered_sequences: int
+    causes_by_episode: Mapping[int, frozenset[DriftCause]]
 
     @property
     def exact_prefilled(self) -> int:
@@ -139,9 +141,7 @@ def compare_episode(
     return tuple(compared)
 
 
-def compare_run(
-    episodes: Iterable[EpisodeRecord], turns: Iterable[TurnRecord], renderer: Renderer
-) -> Comparison:
+def compare_run(episodes: Iterable[EpisodeRecord], turns: Iterable[TurnRecord], renderer: Renderer) -> Comparison:
     """Compare a whole run, one episode in memory at a time.
 
     Args:
@@ -158,6 +158,33 @@ def compare_run(
         records = list(group)
         totals.add(compare_episode(records, tools[episode], renderer), renderer)
     return totals.result()
+
+
+def joined_comparison(parts: Sequence[Comparison]) -> Comparison:
+    """Several runs as one; the example of a cause is that of the first run that has one."""
+    examples = {example.cause: example for part in reversed(parts) for example in part.examples}
+    return Comparison(
+        turns=sum(part.turns for part in parts),
+        follow_ups=sum(part.follow_ups for part in parts),
+        differing=sum(part.differing for part in parts),
+        causes=_added(part.causes for part in parts),
+        first_causes=_added(part.first_causes for part in parts),
+        examples=tuple(examples.values()),
+        exact_prompt=sum(part.exact_prompt for part in parts),
+        rerendered_prompt=sum(part.rerendered_prompt for part in parts),
+        exact_reused=sum(part.exact_reused for part in parts),
+        rerendered_reused=sum(part.rerendered_reused for part in parts),
+        exact_sequences=sum(part.exact_sequences for part in parts),
+        rerendered_sequences=sum(part.rerendered_sequences for part in parts),
+        causes_by_episode={},
+    )
+
+
+def _added(counts: Iterable[Mapping[DriftCause, int]]) -> dict[DriftCause, int]:
+    total: Counter[DriftCause] = Counter()
+    for one in counts:
+        total.update(one)
+    return dict(total)
 
 
 def shared_len(left: IntArray, right: IntArray) -> int:
@@ -211,9 +238,7 @@ def _compare(
     causes: tuple[DriftCause, ...] = ()
     if not is_same:
         causes = (
-            find_causes(record, by_index, text, renderer)
-            if text is not None
-            else (DriftCause.TEMPLATE_REFUSES,)
+            find_causes(record, by_index, text, renderer) if text is not None else (DriftCause.TEMPLATE_REFUSES,)
         )
     previous = _previous(record, by_index)
     exact_shared = rerendered_shared = 0
@@ -255,6 +280,7 @@ class _Totals:
     first_causes: Counter[DriftCause] = field(default_factory=Counter)
     examples: dict[DriftCause, DriftExample] = field(default_factory=dict)
     counts: Counter[str] = field(default_factory=Counter)
+    causes_by_episode: dict[int, frozenset[DriftCause]] = field(default_factory=dict)
 
     def add(self, compared: Sequence[TurnComparison], renderer: Renderer) -> None:
         self.turns += len(compared)
@@ -263,6 +289,8 @@ class _Totals:
         self.counts["rerendered_sequences"] += samples + sum(one.breaks for one in compared)
         for one in compared:
             self.causes.update(one.causes)
+            known = self.causes_by_episode.get(one.record.episode, frozenset())
+            self.causes_by_episode[one.record.episode] = known.union(one.causes)
             example = drift_example(one, renderer)
             if example is not None:
                 self.first_causes[example.cause] += 1
@@ -288,4 +316,5 @@ class _Totals:
             rerendered_reused=self.counts["rerendered_reused"],
             exact_sequences=self.counts["exact_sequences"],
             rerendered_sequences=self.counts["rerendered_sequences"],
+            causes_by_episode=dict(self.causes_by_episode),
         )

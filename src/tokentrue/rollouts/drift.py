@@ -1,8 +1,8 @@
 """Why a prompt rendered anew from text has other ids than the conversation had (pure).
 
-A bridged prompt is pieces: a first prompt, then what was sampled and what a bridge added, in turn. A bridge is what
-the template itself writes (law 2), so its text stands in the rendered text as well, and what lies between two of them
-there is what the template makes of the sampled message. Each such pair of texts is compared.
+A bridged prompt is pieces: a first prompt, then what was sampled and what a bridge added, in turn. A bridge is
+what the template itself writes (law 2), so its text stands in the rendered text as well, and what lies between two
+of them there is what the template makes of the sampled message. Each such pair of texts is compared.
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ def find_causes(
 def _pieces_of(turn: TurnRecord, by_index: Mapping[int, TurnRecord]) -> tuple[list[int], list[_SampledPiece]]:
     pieces: list[_SampledPiece] = []
     stitch, prompt = turn.turn.stitch, turn.turn.tokens.prompt_ids
-    while stitch.how is How.BRIDGED and stitch.anchor_turn in by_index:
+    while stitch.how is How.BRIDGED and stitch.anchor_turn is not None and stitch.anchor_turn in by_index:
         anchor = by_index[stitch.anchor_turn]
         given = len(anchor.turn.tokens.prompt_ids)
         sampled = anchor.turn.tokens.completion_ids[: stitch.known_len - given]

@@ -88,6 +88,23 @@ def prove(episodes: Iterable[EpisodeRecord], turns: Iterable[TurnRecord], render
     return Proof(tuple(sorted(checks, key=lambda check: check.law.value)), normalised)
 
 
+def joined_proof(parts: Sequence[Proof]) -> Proof:
+    """Several runs as one."""
+    joined: dict[Law, LawCheck] = {}
+    normalised: Counter[Normalised] = Counter()
+    for part in parts:
+        normalised.update(part.normalised)
+        for check in part.checks:
+            known = joined.get(check.law, LawCheck(check.law, 0, 0))
+            joined[check.law] = LawCheck(
+                law=check.law,
+                checked=known.checked + check.checked,
+                broken=known.broken + check.broken,
+                violations=(known.violations + check.violations)[:_SHOWN_VIOLATIONS],
+            )
+    return Proof(tuple(sorted(joined.values(), key=lambda check: check.law.value)), dict(normalised))
+
+
 def _asked(episodes: Iterable[EpisodeRecord], turns: Sequence[TurnRecord]) -> Iterator[_Asked]:
     tools = {episode.index: episode.tools for episode in episodes}
     for episode, records in groupby(turns, key=lambda record: record.episode):

@@ -1,0 +1,151 @@
+"""From the words of a command line to a client that is ready: engine, tokenizer and model that fit each other."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+
+from tokentrue.clients.renderer import RendererClient
+from tokentrue.engines.engine import Engine
+from tokentrue.errors import ConfigError
+from tokentrue.generation import EngineInfo
+from tokentrue.rendering.renderer import Renderer, load_renderer
+
+EMBEDDED = "embedded"
+"""The name of the shipped model, as an engine and as a tokenizer folder."""
+
+TRANSPORTS = ("vllm", "dynamo")
+
+
+@dataclass(frozen=True, slots=True)
+class EngineChoice:
+    """What a caller asked for.
+
+    Args:
+        engine: "embedded", the URL of a server, or a folder with a Llama that the embedded engine computes.
+        transport: A member of `TRANSPORTS`; for a server.
+        model: The name the engine serves; None means the only one.
+        tokenizer: A tokenizer folder, or "embedded"; None means the engine's own, or "embedded" for a server.
+        api_key_env: Environment variable that holds the server's key; "" for none.
+    """
+
+    engine: str = EMBEDDED
+    transport: str = "vllm"
+    model: str | None = None
+    tokenizer: str | None = None
+    api_key_env: str = ""
+
+    @property
+    def is_server(self) -> bool:
+        """Whether the engine is reached over HTTP."""
+        return self.engine.startswith(("http://", "https://"))
+
+    @property
+    def tokenizer_name(self) -> str:
+        """What a record keeps, so that a reader finds the same folder again."""
+        chosen = self.tokenizer if self.tokenizer is not None else (EMBEDDED if self.is_server else self.engine)
+        return chosen if chosen == EMBEDDED else str(Path(chosen).absolute())
+
+
+@dataclass(frozen=True, slots=True)
+class Connection:
+    """A client with what is known about both of its ends. Close the client."""
+
+    client: RendererClient
+    info: EngineInfo
+    model: str
+    transport: str
+
+    @property
+    def renderer(self) -> Renderer:
+        """The client's renderer."""
+        return self.client.renderer
+
+
+async def connect(choice: EngineChoice, now: datetime) -> Connection:
+    """Open the engine, ask what it serves, and load the renderer.
+
+    Args:
+        now: The date that the chat template is told.
+
+    Raises:
+        ConfigError: The choice contradicts itself, the environment or what the engine serves.
+        UnknownModelError: The engine does not serve the model.
+        TokenizerFolderError, TemplateRenderError: The tokenizer folder cannot be used.
+        EngineError, TransportError: The engine cannot be asked.
+    """
+    renderer = load_renderer(tokenizer_folder(choice.tokenizer_name), now=now)
+    if choice.is_server:
+        info, engine = await _server(choice)
+    else:
+        engine = _embedded(choice, renderer)
+        info = await engine.describe(choice.model)
+    model = choice.model if choice.model is not None else _only_model(info)
+    transport = choice.transport if choice.is_server else EMBEDDED
+    return Connection(RendererClient(engine, renderer), info, model, transport)
+
+
+def tokenizer_folder(name: str) -> Path:
+    """The folder of a tokenizer by the name that `EngineChoice.tokenizer_name` gives it."""
+    # numpy and safetensors come with this import; a server's client needs only the folder, but hardly sooner.
+    from tokentrue.engines.embedded.engine import MODEL_FOLDER
+
+    return MODEL_FOLDER if name == EMBEDDED else Path(name)
+
+
+def _embedded(choice: EngineChoice, renderer: Renderer) -> Engine:
+    from tokentrue.engines.embedded.engine import MODEL_NAME, EmbeddedEngine
+    from tokentrue.rendering.tokenizer import Tokenizer
+
+    if choice.api_key_env:
+        raise ConfigError("--api-key-env is for a server; the embedded engine needs no key")
+    folder = tokenizer_folder(choice.engine)
+    if choice.engine != EMBEDDED and not folder.is_dir():
+        raise ConfigError(
+            f"--engine {choice.engine!r} is neither 'embedded', nor an http(s) URL, nor a folder with a model"
+        )
+    own = Tokenizer.load(folder)
+    if own.content_hash != renderer.tokenizer.content_hash:
+        raise ConfigError(
+            f"the tokenizer in {renderer.folder!r} ({renderer.vocab_size} ids) is not the one of the model in "
+            f"{str(folder)!r} ({own.vocab_size} ids): leave --tokenizer out"
+        )
+    name = MODEL_NAME if choice.engine == EMBEDDED else folder.absolute().name
+    return EmbeddedEngine(folder, model_name=name)
+
+
+async def _server(choice: EngineChoice) -> tuple[EngineInfo, Engine]:
+    # aiohttp takes as long to import as everything else together.
+    from tokentrue.engines.http import HttpEngine
+    from tokentrue.transports.dynamo import DynamoTransport
+    from tokentrue.transports.transport import Transport
+    from tokentrue.transports.vllm import VllmTransport
+
+    known: dict[str, type[Transport]] = {"vllm": VllmTransport, "dynamo": DynamoTransport}
+    if choice.transport not in known:
+        raise ConfigError(f"--transport must be one of {', '.join(TRANSPORTS)}, not {choice.transport!r}")
+    key = _api_key(choice.api_key_env)
+    transport = known[choice.transport]()
+    # A person waits for this first question: a server that is not there is told at once, not after retries.
+    async with HttpEngine(choice.engine, transport, api_key=key, timeout_s=30.0, max_retries=0) as asked:
+        info = await asked.describe(choice.model)
+    return info, HttpEngine(choice.engine, transport, api_key=key)
+
+
+def _api_key(variable: str) -> str | None:
+    if not variable:
+        return None
+    key = os.environ.get(variable, "")
+    if not key:
+        raise ConfigError(f"--api-key-env: the environment variable {variable!r} is not set or empty")
+    return key
+
+
+def _only_model(info: EngineInfo) -> str:
+    if len(info.models) == 1:
+        return info.models[0]
+    if not info.models:
+        raise ConfigError("the engine does not say which models it serves: give --model")
+    raise ConfigError(f"the engine serves several models, give --model: {', '.join(sorted(info.models))}")
