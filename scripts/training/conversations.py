@@ -58,6 +58,7 @@ class Encoder:
         environment.filters["tojson"] = lambda value: json.dumps(value, ensure_ascii=False)
         self._template = environment.from_string((folder / "chat_template.jinja").read_text())
         self.close_id = self._exact.token_to_id(CLOSE)
+        self.vocabulary_size = int(self._exact.get_vocab_size())
 
     def encode(self, text: str, *, dropout: bool = False) -> list[int]:
         """The ids of the text; nothing is added around it."""

@@ -2,10 +2,13 @@
 
 import asyncio
 import math
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import pytest
+from safetensors.numpy import load_file, save_file
 
 from tokentrue.engines.embedded.engine import MODEL_NAME, EmbeddedEngine
 from tokentrue.engines.embedded.sampler import LogprobsMode
@@ -14,6 +17,7 @@ from tokentrue.engines.engine import Engine
 from tokentrue.errors import (
     AbortedError,
     ConfigError,
+    EngineFailureError,
     InvalidSamplingError,
     InvalidTokenIdError,
     OverlongPromptError,
@@ -197,6 +201,17 @@ def test_one_engine_serves_one_event_loop_after_another() -> None:
     first, second = (asyncio.run(engine.generate(request(seed=1))) for _ in range(2))
     assert first.tokens == second.tokens
     asyncio.run(engine.close())
+
+
+@pytest.mark.filterwarnings("ignore:invalid value:RuntimeWarning")
+def test_weights_that_compute_nonsense_give_an_error_and_no_sample(model_folder: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "model"
+    shutil.copytree(model_folder, folder)
+    tensors = load_file(folder / "model.safetensors")
+    tensors["model.norm.weight"] = np.full_like(tensors["model.norm.weight"], np.nan)
+    save_file(tensors, folder / "model.safetensors")
+    with pytest.raises(EngineFailureError, match="not finite"):
+        generate(request(), engine=EmbeddedEngine(folder))
 
 
 def test_a_folder_without_a_model_is_a_config_error(tmp_path: Path) -> None:

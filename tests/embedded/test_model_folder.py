@@ -63,6 +63,17 @@ def test_training_conversations_are_the_ids_that_rendering_and_bridging_produce(
                 prompt = bridge.prompt_ids
 
 
+@pytest.mark.parametrize("split", ["train", "heldout"])
+def test_the_oracle_solves_every_task_with_the_real_tools(split: arithmetic.Split) -> None:
+    for seed in range(200):
+        for environment, room in (("arithmetic", arithmetic), ("shop", shop)):
+            turns = play(environment, seed, split, random.Random(seed))
+            said = [turn for turn in turns if isinstance(turn, AssistantTurn)]
+            answers = [turn.content for turn in said if not turn.calls]
+            assert room.score(room.make_task(seed, split), answers) == 1.0
+            assert len(said) >= 3
+
+
 def test_the_schemas_trained_on_are_those_of_the_shipped_tools() -> None:
     assert list(ToolSet(arithmetic.TOOLS).definitions) == tool_schemas("arithmetic")
     task = shop.make_task(0, "train")
