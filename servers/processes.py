@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 REPOSITORY = Path(__file__).resolve().parent.parent
+EMBEDDED_MODEL = REPOSITORY / "src" / "tokentrue" / "engines" / "embedded" / "model"
 _TETHER = Path(__file__).resolve().parent / "tether.py"
 _FOREIGN = ("PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV", "PYTHONSTARTUP")
 _FOREIGN_PREFIXES = ("DYN_", "VLLM_", "OMP_", "MKL_")

@@ -57,26 +57,6 @@ def read_note(path: Path) -> Standing | None:
     return Standing(values["url"], tuple(values["models"]), tuple(values["pids"]), tuple(values["births"]))
 
 
-def report_status(path: Path) -> int:
-    """Print what runs; returns an exit status, 1 when nothing does."""
-    running = read_note(path)
-    if running is None or not running.runs():
-        print("down")
-        return 1
-    print(f"up at {running.url}, serving {', '.join(running.models)}")
-    return 0
-
-
-def take_down(path: Path) -> int:
-    """Stop what runs, and forget it; returns an exit status."""
-    running = read_note(path)
-    if running is not None:
-        running.stop()
-        path.unlink()
-    print("down")
-    return 0
-
-
 def _birth(pid: int) -> str:
     """When the process started, in clock ticks since boot; "" when there is none or it is a zombie.
 

@@ -14,7 +14,15 @@ from pathlib import Path
 from types import TracebackType
 
 from servers.dynamo.request_log import LoggedRequest, read_requests
-from servers.processes import REPOSITORY, ServerProcess, free_ports, get_json, wait_until
+from servers.processes import (
+    EMBEDDED_MODEL,
+    REPOSITORY,
+    ServerError,
+    ServerProcess,
+    free_ports,
+    get_json,
+    wait_until,
+)
 
 READY_TIMEOUT_S = 60.0
 _SIDECAR_MARKER = "SIDECAR-SKIP-TOKENIZE"
@@ -29,8 +37,7 @@ class WorkerKind:
     model_folder: str
 
 
-_EMBEDDED_FOLDER = REPOSITORY / "src" / "tokentrue" / "engines" / "embedded" / "model"
-EMBEDDED = WorkerKind("servers.dynamo.embedded_worker", "tokentrue-embedded", str(_EMBEDDED_FOLDER))
+EMBEDDED = WorkerKind("servers.dynamo.embedded_worker", "tokentrue-embedded", str(EMBEDDED_MODEL))
 FAULTS = WorkerKind("servers.dynamo.fault_worker", "tokentrue-faults", "tokentrue-faults.model")
 """Its folder is written by the worker, inside the work folder."""
 
@@ -68,7 +75,7 @@ class DynamoServer:
 
     Args:
         python: The Python of the venv with Dynamo in it.
-        work_folder: Emptied at the start; logs, discovery and request logs live here.
+        work_folder: A new one, or an earlier run's, which is emptied; logs, discovery and request logs live here.
         tethered: End everything when this process ends.
     """
 
@@ -79,10 +86,17 @@ class DynamoServer:
     workers: list[Worker] = field(default_factory=list)
 
     def __enter__(self) -> DynamoServer:
-        """Make the work folder new; nothing is started yet."""
+        """Make the work folder new; nothing is started yet.
+
+        Raises:
+            ServerError: It holds something else than an earlier run, which is not ours to delete.
+        """
+        discovery = self.work_folder / "discovery"
+        if self.work_folder.exists() and any(self.work_folder.iterdir()) and not discovery.is_dir():
+            raise ServerError(f"{self.work_folder} is not empty, and no earlier run of Dynamo's; choose another")
         shutil.rmtree(self.work_folder, ignore_errors=True)  # leases of an earlier run would live on for 10 s
-        for name in ("home", "discovery"):
-            (self.work_folder / name).mkdir(parents=True)
+        for folder in (self.work_folder / "home", discovery):
+            folder.mkdir(parents=True)
         return self
 
     def __exit__(

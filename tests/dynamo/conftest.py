@@ -5,8 +5,6 @@ from __future__ import annotations
 import asyncio
 import sys
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,13 +16,13 @@ sys.path.insert(0, str(REPOSITORY))  # `servers` is no part of the wheel
 
 from servers.dynamo.install import ensure_dynamo  # noqa: E402
 from servers.dynamo.server import EMBEDDED, FAULTS, DynamoServer, Frontend, Worker  # noqa: E402
+from servers.plain_http import exchange  # noqa: E402
 
 from tokentrue.engines.http import HttpEngine  # noqa: E402
 from tokentrue.generation import GenerateRequest, Generation  # noqa: E402
 from tokentrue.sampling import SamplingParams  # noqa: E402
 from tokentrue.tokens import TokenIds  # noqa: E402
 from tokentrue.transports.dynamo import DynamoTransport  # noqa: E402
-from tokentrue.transports.transport import HttpReply  # noqa: E402
 
 MORTAL = replace(FAULTS, model_name="tokentrue-mortal", model_folder="tokentrue-mortal.model")
 CHUNKY = replace(FAULTS, model_name="tokentrue-chunky", model_folder="tokentrue-chunky.model")
@@ -88,14 +86,7 @@ class Asker:
         model = worker.kind.model_name
         request = GenerateRequest(model, TokenIds(prompt_ids), SamplingParams.from_args(sampling))
         transport = DynamoTransport()
-        call = transport.write_generate(request)
-        sent = urllib.request.Request(self.url + call.path, call.body, dict(call.headers))
-        try:
-            with urllib.request.urlopen(sent, timeout=30) as answer:
-                reply = HttpReply(answer.status, {}, answer.read())
-        except urllib.error.HTTPError as refused:
-            with refused:
-                reply = HttpReply(refused.code, {}, refused.read())
+        reply = exchange(self.url, transport.write_generate(request))
         return transport.read_generate(request, reply)
 
 

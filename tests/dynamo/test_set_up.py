@@ -78,6 +78,15 @@ def test_up_status_and_down(tmp_path) -> None:
     assert _command("status", *work).stdout.strip() == "down"
 
 
+def test_a_folder_with_something_else_in_it_is_left_alone(tmp_path) -> None:
+    (tmp_path / "precious.txt").write_text("mine")
+    up = _command("up", "--work", str(tmp_path))
+    assert up.returncode == 1
+    assert "not empty" in up.stderr
+    assert "Traceback" not in up.stderr
+    assert (tmp_path / "precious.txt").read_text() == "mine"
+
+
 def test_servers_end_when_their_starter_is_killed(dynamo, tmp_path, eventually) -> None:
     starter = subprocess.Popen(
         [sys.executable, "-c", START_AND_WAIT, str(dynamo.server.python), str(tmp_path / "orphan")],

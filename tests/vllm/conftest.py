@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import sys
-import urllib.error
-import urllib.request
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +15,7 @@ from numpy.typing import NDArray
 REPOSITORY = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(REPOSITORY))  # `servers` is no part of the wheel
 
+from servers.plain_http import exchange  # noqa: E402
 from servers.teacher_forcing import TeacherForcing  # noqa: E402
 from servers.vllm.install import ensure_vllm  # noqa: E402
 from servers.vllm.server import MODEL_NAME, VllmServer  # noqa: E402
@@ -26,7 +25,6 @@ from tokentrue.engines.http import HttpEngine  # noqa: E402
 from tokentrue.generation import EngineInfo, GenerateRequest, Generation  # noqa: E402
 from tokentrue.sampling import SamplingParams  # noqa: E402
 from tokentrue.tokens import Logprobs, TokenIds  # noqa: E402
-from tokentrue.transports.transport import HttpReply  # noqa: E402
 from tokentrue.transports.vllm import VllmTransport  # noqa: E402
 
 
@@ -81,14 +79,7 @@ class Asker:
     def generate_unchecked(self, prompt_ids, **sampling) -> Generation:
         """The same without the engine, which would know the context limit and not send what is too long."""
         request, transport = _request(MODEL_NAME, prompt_ids, sampling), VllmTransport()
-        call = transport.write_generate(request)
-        sent = urllib.request.Request(self.url + call.path, call.body, dict(call.headers))
-        try:
-            with urllib.request.urlopen(sent, timeout=60) as answer:
-                reply = HttpReply(answer.status, {}, answer.read())
-        except urllib.error.HTTPError as refused:
-            with refused:
-                reply = HttpReply(refused.code, {}, refused.read())
+        reply = exchange(self.url, transport.write_generate(request))
         return transport.read_generate(request, reply)
 
     def describe(self) -> EngineInfo:
