@@ -125,7 +125,7 @@ class EmbeddedEngine:
             raise
         return self._generation(request, sequence, request_id)
 
-    async def describe(self, model: str | None = None) -> EngineInfo:
+    async def describe(self, model: str | None = None) -> EngineInfo:  # async: as `Engine` asks
         """What this engine is; `version` is the digest of its weights.
 
         Raises:
