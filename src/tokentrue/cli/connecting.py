@@ -76,6 +76,10 @@ async def connect(choice: EngineChoice, now: datetime) -> Connection:
         TokenizerFolderError, TemplateRenderError: The tokenizer folder cannot be used.
         EngineError, TransportError: The engine cannot be asked.
     """
+    if not choice.is_server and not tokenizer_folder(choice.engine).is_dir():
+        raise ConfigError(
+            f"--engine {choice.engine!r} is neither 'embedded', nor an http(s) URL, nor a folder with a model"
+        )
     renderer = load_renderer(tokenizer_folder(choice.tokenizer_name), now=now)
     if choice.is_server:
         info, engine = await _server(choice)
@@ -102,10 +106,6 @@ def _embedded(choice: EngineChoice, renderer: Renderer) -> Engine:
     if choice.api_key_env:
         raise ConfigError("--api-key-env is for a server; the embedded engine needs no key")
     folder = tokenizer_folder(choice.engine)
-    if choice.engine != EMBEDDED and not folder.is_dir():
-        raise ConfigError(
-            f"--engine {choice.engine!r} is neither 'embedded', nor an http(s) URL, nor a folder with a model"
-        )
     own = Tokenizer.load(folder)
     if own.content_hash != renderer.tokenizer.content_hash:
         raise ConfigError(

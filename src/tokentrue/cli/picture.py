@@ -45,8 +45,8 @@ def _lede(comparison: Comparison) -> str:
     text = percent(comparison.rerendered_prefilled, comparison.rerendered_prompt)
     sentences = (
         f"In this run, {comparison.differing} of {comparison.follow_ups} follow-up prompts would have had other "
-        f"ids if they had been rendered again from text. With exact ids, {exact} of their tokens had to be prefilled; "
-        f"from text it would have been {text}. "
+        f"ids if they had been rendered again from text. {exact} of their tokens had to be prefilled with "
+        f"exact ids, {text} from text. "
         f"{comparison.exact_sequences} training sequences would have become {comparison.rerendered_sequences}. "
         f"Below is one conversation of it."
     )
@@ -60,9 +60,9 @@ def _cache_chart(compared: Sequence[TurnComparison]) -> str:
     height = _ROW * len(rows) + 26
     key = (
         _swatch(_LEFT, "kept", "reused from the prefix cache")
-        + _swatch(_LEFT + 210, "todo", "to be prefilled")
-        + f'<path class="bad" d="M {_LEFT + 350} 4 l 10 0 l -5 9 z"/>'
-        + f'<text class="soft" x="{_LEFT + 366}" y="13">first id that differs</text>'
+        + _swatch(_LEFT + 230, "todo", "to be prefilled")
+        + f'<path class="bad" d="M {_LEFT + 380} 4 l 10 0 l -5 9 z"/>'
+        + f'<text class="soft" x="{_LEFT + 397}" y="13">first id that differs</text>'
     )
     label = f"Prefix cache reuse per turn in blocks of {BLOCK_TOKENS} tokens, exact ids and ids rendered from text"
     return (
@@ -124,10 +124,9 @@ def _sides(example: DriftExample, renderer: Renderer) -> str:
 
 
 def _side(name: str, example: DriftExample, ids: Sequence[int], renderer: Renderer) -> str:
-    other = example.rerendered_ids if ids is example.exact_ids else example.exact_ids
     cells = []
     for offset, (token_id, text) in enumerate(zip(ids, token_texts(ids, renderer.tokenizer), strict=True)):
-        is_off = example.start + offset >= example.position and (offset >= len(other) or other[offset] != token_id)
+        is_first = example.start + offset == example.position
         shown = escape(text).replace("\n", "⏎").replace(" ", "·")
-        cells.append(f"<td{' class=off' if is_off else ''}>{shown}<small>{token_id}</small></td>")
+        cells.append(f"<td{' class=off' if is_first else ''}>{shown}<small>{token_id}</small></td>")
     return f"<tr><th>{escape(name)}</th>{''.join(cells)}</tr>"
