@@ -16,7 +16,8 @@ from tokentrue.rendering.sentinels import Body
 
 
 def _to_json(text: str) -> str:
-    return json.dumps(text, ensure_ascii=False)
+    # The quotation marks stand around the sentinel as well, so they belong to the glue.
+    return json.dumps(text, ensure_ascii=False)[1:-1]
 
 
 class Treatment(Enum):

@@ -96,14 +96,12 @@ class Reader:
         if stop_id is not None:
             listed = listed[:-1]
         reasoning_text, state, rest = self._split_reasoning(listed, prompt_tail)
+        gap = self.reasoning.gap if self.reasoning is not None and state is ReasoningState.CLOSED else ""
         if state is ReasoningState.OPEN or self.tools is None:
-            found = TextAndCalls(self.tokenizer.decode(rest), ())
+            found = TextAndCalls(self.tokenizer.decode(rest).removeprefix(gap), ())
         else:
-            found = self.tools.read(rest, self.tokenizer)
-        text = found.text
-        if state is ReasoningState.CLOSED and self.reasoning is not None:
-            text = text.removeprefix(self.reasoning.gap)
-        return ParsedResponse(text, reasoning_text, state, judge_tools(found.calls, tool_names), stop_id)
+            found = self.tools.read(rest, self.tokenizer, gap)
+        return ParsedResponse(found.text, reasoning_text, state, judge_tools(found.calls, tool_names), stop_id)
 
     def _split_reasoning(
         self, ids: list[int], prompt_tail: Sequence[int]

@@ -42,13 +42,13 @@ class Renderer:
     glue are derived from the folder's own template.
     """
 
-    tokenizer: Tokenizer
-    template: ChatTemplate
-    form: MessageForm
-    stop_ids: tuple[int, ...]
-    bridges: BridgeBuilder
-    reader: Reader
-    tool_format: ToolFormat | None
+    tokenizer: Tokenizer = field(repr=False)
+    template: ChatTemplate = field(repr=False)
+    form: MessageForm = field(repr=False)
+    stop_ids: tuple[int, ...] = field(repr=False)
+    bridges: BridgeBuilder = field(repr=False)
+    reader: Reader = field(repr=False)
+    tool_format: ToolFormat | None = field(repr=False)
     folder: str
     _certificates: list[Certificate] = field(default_factory=list, init=False, repr=False, compare=False)
 

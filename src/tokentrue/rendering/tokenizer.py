@@ -59,8 +59,8 @@ class Tokenizer:
         content_hash: SHA-256 of `tokenizer.json`, in hex.
     """
 
-    backend: tokenizers.Tokenizer
-    config: dict[str, Any]
+    backend: tokenizers.Tokenizer = field(repr=False)
+    config: dict[str, Any] = field(repr=False)
     content_hash: str
     _added: dict[str, AddedTokenInfo] = field(default_factory=dict, init=False, repr=False)
     _added_ids: dict[int, AddedTokenInfo] = field(default_factory=dict, init=False, repr=False)

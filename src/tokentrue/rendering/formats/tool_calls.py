@@ -63,8 +63,12 @@ class ToolFormat(Protocol):
         """The grammar's name, as a certificate prints it."""
         ...
 
-    def read(self, ids: Sequence[int], tokenizer: Tokenizer) -> TextAndCalls:
-        """Read ids without reasoning and without the stop id. Never raises on model output."""
+    def read(self, ids: Sequence[int], tokenizer: Tokenizer, gap: str = "") -> TextAndCalls:
+        """Read ids without reasoning and without the stop id. Never raises on model output.
+
+        Args:
+            gap: White space that the template writes between reasoning and what follows; taken off.
+        """
         ...
 
 
@@ -103,7 +107,7 @@ class JsonInTags:
     def name(self) -> str:
         return f"json in {self.opener.text}…{self.closer.text}"
 
-    def read(self, ids: Sequence[int], tokenizer: Tokenizer) -> TextAndCalls:
+    def read(self, ids: Sequence[int], tokenizer: Tokenizer, gap: str = "") -> TextAndCalls:
         """Match the tags as ids, so that text which merely spells them stays content."""
         texts: list[str] = []
         calls: list[ParsedToolCall] = []
@@ -129,6 +133,7 @@ class JsonInTags:
             calls.append(read_json_call(raw, self.name_key, self.arguments_key))
             position = end + 1
         texts.append(tokenizer.decode(listed[position:]))
+        texts[0] = texts[0].removeprefix(gap)
         return TextAndCalls(self._outer_text(texts), tuple(calls))
 
     def _outer_text(self, texts: list[str]) -> str:
@@ -151,9 +156,9 @@ class BareJson:
     def name(self) -> str:
         return f"bare json with {self.name_key!r} and {self.arguments_key!r}"
 
-    def read(self, ids: Sequence[int], tokenizer: Tokenizer) -> TextAndCalls:
+    def read(self, ids: Sequence[int], tokenizer: Tokenizer, gap: str = "") -> TextAndCalls:
         """A call is what begins like one: `{` and the name key first."""
-        text = tokenizer.decode(ids)
+        text = tokenizer.decode(ids).removeprefix(gap)
         if not re.match(rf'\s*\{{\s*"{re.escape(self.name_key)}"', text):
             return TextAndCalls(text, ())
         call = read_json_call(text, self.name_key, self.arguments_key)
