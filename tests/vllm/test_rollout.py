@@ -19,7 +19,8 @@ from tokentrue.turns import FALLBACKS, How
 
 pytestmark = pytest.mark.vllm
 
-EPISODES = 24
+EPISODES = 48
+SCORED_EPISODES = 16
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +59,7 @@ def test_tasks_are_solved_with_tools(rollout) -> None:
 
 
 def test_the_logprobs_of_every_sampled_id_are_our_own_models(rollout, teacher, assert_same_logprobs) -> None:
-    turns = [record.turn.tokens for record in rollout.turns]
+    turns = [record.turn.tokens for played in rollout.episodes[:SCORED_EPISODES] for record in played.turns]
     found = [logprob for tokens in turns for logprob in tokens.completion_logprobs]
     expected = [teacher.sampled(each.prompt_ids.tolist(), each.completion_ids.tolist()) for each in turns]
     assert_same_logprobs(Logprobs(found), np.concatenate(expected))
