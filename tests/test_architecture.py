@@ -21,7 +21,7 @@ DOORS = {
     "pyarrow": ["rollouts/record"],
     "safetensors": ["engines/embedded/"],
     "click": ["cli/"],
-    "rich": ["cli/", "rollouts/progress.py"],
+    "rich": ["cli/", "rollouts/progress_bar.py"],
 }
 NEVER = {"torch", "transformers", "requests", "httpx"}
 MODULES = sorted(SOURCE.rglob("*.py"))

@@ -1,26 +1,47 @@
 """Exact tokens between agents, inference engines and trainers."""
 
 from tokentrue.clients.renderer import RendererClient
+from tokentrue.engines.embedded.engine import EmbeddedEngine
+from tokentrue.engines.http import HttpEngine
+from tokentrue.errors import TokentrueError
 from tokentrue.messages import Message, ToolCall
 from tokentrue.rendering.renderer import Renderer, load_renderer
+from tokentrue.rollouts.environment import MultiTurnEnv, SingleTurnEnv
+from tokentrue.rollouts.runner import RolloutPlan, run_rollouts
+from tokentrue.rollouts.tool_env import ToolEnv
 from tokentrue.sampling import SamplingParams
+from tokentrue.sessions.samples import TrainingSample, training_samples
 from tokentrue.sessions.session import Session
 from tokentrue.tokens import Logprobs, TokenIds, TurnTokens
+from tokentrue.transports.dynamo import DynamoTransport
+from tokentrue.transports.vllm import VllmTransport
 from tokentrue.turns import Response, Turn
 
 __all__ = [
+    "DynamoTransport",
+    "EmbeddedEngine",
+    "HttpEngine",
     "Logprobs",
     "Message",
+    "MultiTurnEnv",
     "Renderer",
     "RendererClient",
     "Response",
+    "RolloutPlan",
     "SamplingParams",
     "Session",
+    "SingleTurnEnv",
     "TokenIds",
+    "TokentrueError",
     "ToolCall",
+    "ToolEnv",
+    "TrainingSample",
     "Turn",
     "TurnTokens",
+    "VllmTransport",
     "load_renderer",
+    "run_rollouts",
+    "training_samples",
 ]
 
 __version__ = "0.1.0"

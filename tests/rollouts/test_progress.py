@@ -9,7 +9,7 @@ from rich.console import Console
 
 from tokentrue.messages import Message
 from tokentrue.rollouts.environment import EpisodeState, SingleTurnEnv
-from tokentrue.rollouts.progress import BarProgress
+from tokentrue.rollouts.progress_bar import BarProgress
 from tokentrue.rollouts.runner import RolloutPlan, run_rollouts
 from tokentrue.testing.scripted_client import ScriptedClient
 

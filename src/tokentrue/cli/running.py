@@ -16,7 +16,7 @@ from tokentrue.cli.connecting import Connection, EngineChoice
 from tokentrue.errors import ConfigError
 from tokentrue.rollouts.environment import Environment
 from tokentrue.rollouts.loading import load_environment
-from tokentrue.rollouts.progress import BarProgress
+from tokentrue.rollouts.progress_bar import BarProgress
 from tokentrue.rollouts.record import RecordWriter
 from tokentrue.rollouts.runner import RolloutPlan, RolloutResult, run_rollouts
 from tokentrue.rollouts.trajectory import RunInfo
