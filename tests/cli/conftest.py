@@ -58,14 +58,29 @@ def record(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 class _Server(BaseHTTPRequestHandler):
-    """Answers `GET /v1/models` only."""
+    """Answers `GET /v1/models`, and the token route when it has something to say."""
 
     models: ClassVar[list[str]] = []
+    sampled: ClassVar[list[int]] = []
+    authorization: ClassVar[list[str]] = []
     status: ClassVar[int] = 200
 
     def do_GET(self) -> None:
         body = json.dumps({"object": "list", "data": [{"id": name, "object": "model"} for name in self.models]})
         self.send_response(self.status)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body.encode())
+
+    def do_POST(self) -> None:
+        """vLLM's token route: always `sampled`, each id at log-probability -0.5."""
+        asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        type(self).authorization.append(self.headers["Authorization"] or "")
+        items = [{"token": f"token_id:{i}", "logprob": -0.5, "top_logprobs": []} for i in self.sampled]
+        choice = {"index": 0, "token_ids": self.sampled, "finish_reason": "stop", "logprobs": {"content": items}}
+        body = json.dumps({"request_id": "r", "choices": [choice], "prompt_token_ids": asked["token_ids"]})
+        self.send_response(200 if self.sampled else 501)
         self.send_header("Content-Type", "application/json")
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
@@ -77,11 +92,15 @@ class _Server(BaseHTTPRequestHandler):
 
 @pytest.fixture
 def serve() -> Iterator[Callable[..., str]]:
-    """Starts a server that lists these models; gives its URL."""
+    """Starts a server that lists these models; gives its URL. Keys that it was sent go to `authorization`."""
     servers: list[ThreadingHTTPServer] = []
 
-    def start(*models: str, status: int = 200) -> str:
-        handler = type("Handler", (_Server,), {"models": list(models), "status": status})
+    def start(
+        *models: str, status: int = 200, sampled: tuple[int, ...] = (), authorization: list[str] | None = None
+    ) -> str:
+        keys = authorization if authorization is not None else []
+        fields = {"models": list(models), "status": status, "sampled": list(sampled), "authorization": keys}
+        handler = type("Handler", (_Server,), fields)
         server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
         servers.append(server)
         threading.Thread(target=server.serve_forever, daemon=True).start()

@@ -111,6 +111,7 @@ def test_an_episode_on_the_screen_shows_turns_writers_and_reasons(record: Path) 
     done = run_command("inspect", record, "--episode", 0)
     assert (done.returncode, done.stderr) == (0, "")
     assert "\x1b[" not in done.stdout
+    assert max(map(len, done.stdout.splitlines())) <= 100
     for word in ("turn 0   rendered (first_turn)", "scaffold", "body", "sampled", "message 0", "⏎"):
         assert word in done.stdout
     if len(recorded(record, 0)) > 1:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from cli.conftest import failure_of, run_command
+from tokentrue import load_renderer
 from tokentrue.engines.embedded.engine import MODEL_FOLDER
 from tokentrue.rollouts.record import RecordForm, open_record
 
@@ -48,6 +50,33 @@ def test_a_folder_is_an_engine_under_its_own_name(tmp_path: Path) -> None:
     info = open_record(tmp_path / "run").info
     assert (info.model, info.config["tokenizer"]) == ("my-llama", str(folder))
     assert run_command("inspect", tmp_path / "run", "--episode", 0).returncode == 0
+
+
+def test_a_server_is_an_engine(serve: Callable[..., str], tmp_path: Path) -> None:
+    """The only model that it serves is the default, and every id that it sampled is recorded."""
+    renderer = load_renderer(MODEL_FOLDER)
+    sampled = (*renderer.tokenizer.encode("It is 4."), renderer.stop_ids[0])
+    keys: list[str] = []
+    url = serve("small", sampled=sampled, authorization=keys)
+    args = ("rollout", "--env", "calculator", *SHORT, "--engine", url, "--api-key-env", "SMALL_KEY")
+    done = run_command(*args, "--out", tmp_path / "run", env={"SMALL_KEY": "s3cret"})
+    assert (done.returncode, done.stderr) == (0, "")
+    reader = open_record(tmp_path / "run")
+    assert (reader.info.model, reader.info.transport, reader.info.engine.name) == ("small", "vllm", "vllm")
+    turns = list(reader.turns())
+    assert turns
+    assert all(turn.turn.tokens.completion_ids == list(sampled) for turn in turns)
+    assert set(keys) == {"Bearer s3cret"}
+    assert b"s3cret" not in b"".join(path.read_bytes() for path in (tmp_path / "run").iterdir())
+
+
+def test_a_server_with_another_vocabulary_is_found_out(serve: Callable[..., str], tmp_path: Path) -> None:
+    """An id that the tokenizer does not have ends the episode with an error that names it."""
+    url = serve("small", sampled=(100_000, 1))
+    done = run_command("rollout", "--env", "calculator", *SHORT, "--engine", url, "--out", tmp_path / "run")
+    failure = failure_of(done)
+    assert failure.code == 1
+    assert "100000 is outside the vocabulary" in failure.line
 
 
 def test_the_environment_is_limited_for_this_run_only(tmp_path: Path) -> None:

@@ -53,6 +53,7 @@ def test_what_the_template_writes_itself_differs_in_nothing(renderer: Renderer) 
     ("said", "split", "calls", "cause"),
     [
         ("<think>\nhm\n</think>\n\nblue", False, False, DriftCause.REASONING_REWRITTEN),
+        ("<think>\nnever closed", False, False, DriftCause.REASONING_REWRITTEN),
         (CALL.replace(": ", ":"), False, True, DriftCause.RESPACED),
         ("the sky is blue", True, False, DriftCause.OTHER_SPLIT),
         ('<tool_call>\n{"name": "look_up", "arguments": {\n</tool_call>', False, False, DriftCause.CALL_LOST),

@@ -107,7 +107,7 @@ def _section(turn: PaintedTurn, messages: Sequence[Message]) -> str:
     known = f'<span class="known">… {turn.known_len} known ids …</span>' if turn.known_len else ""
     return (
         f'<section id="turn-{index}" data-start="{turn.known_len}">'
-        f"<h2>{escape(turn_heading(turn))}</h2>{note}"
+        f"<h2>{escape(turn_heading(turn).replace('   ', ' · '))}</h2>{note}"
         f'<div class="tokens" tabindex="0" role="group" aria-label="tokens of turn {index}">{known}{runs}</div>'
         "</section>"
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -27,7 +28,7 @@ _STYLES = {
     Writer.SAMPLED: _Style("green", is_bold=True),
     Writer.UNKNOWN: _Style("magenta"),
 }
-_LABEL = 26
+_LABEL = 30
 _SPACES = str.maketrans({"\n": "⏎", "\t": "⇥", "\r": "␍"})
 
 
@@ -41,10 +42,10 @@ def episode_screen(
         yield click.style(f"error in {episode.error.phase.value}: {episode.error.message}", fg="red")
     for turn in painted:
         yield ""
-        yield click.style(turn_heading(turn), bold=True)
-        drift = drift_line(turn)
-        if drift:
-            yield click.style(f"  {drift}", fg="red")
+        for line in textwrap.wrap(turn_heading(turn), WIDTH, subsequent_indent="  ", replace_whitespace=False):
+            yield click.style(line, bold=True)
+        for line in textwrap.wrap(drift_line(turn), WIDTH, initial_indent="  ", subsequent_indent="    "):
+            yield click.style(line, fg="red")
         for run in turn.runs():
             yield from _run_lines(run, with_logprobs)
 
@@ -75,7 +76,7 @@ def _run_lines(run: PaintedRun, with_logprobs: bool) -> Iterator[str]:
     owner = f"message {run.owner}" if run.owner >= 0 else "-"
     label = f"  {run.writer.value:<15} {owner}"
     cells = [_cell(token, with_logprobs) for token in run.tokens]
-    for position, line in enumerate(_wrapped(cells, WIDTH - _LABEL - 2)):
+    for position, line in enumerate(_wrapped(cells, WIDTH - _LABEL - 3)):
         head = f"{label:<{_LABEL}}" if position == 0 else " " * _LABEL
         styled = "".join(_styled(text, run.writer, is_lost) for text, is_lost in line)
         yield f"{head}│ {styled}"

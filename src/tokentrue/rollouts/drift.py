@@ -69,6 +69,8 @@ def find_causes(
     for piece, (start, end) in zip(pieces, written, strict=True):
         sampled_text, written_text = decode(piece.sampled_ids), rendered.text[start:end]
         if sampled_text != written_text:
+            stop = decode(piece.sampled_ids[-1:]) if piece.sampled_ids[-1] in renderer.stop_ids else ""
+            sampled_text, written_text = sampled_text.removesuffix(stop), written_text.removesuffix(stop)
             causes += _causes_of_piece(sampled_text, written_text, piece.message, renderer)
         elif rendered.ids_within(start, end) != piece.sampled_ids:
             causes.append(DriftCause.OTHER_SPLIT)
