@@ -10,6 +10,9 @@ import pytest
 
 from cli.conftest import run_command
 from cli.test_inspect import Page, is_self_contained
+from tokentrue.cli.door import CommandFailed, ExitCode
+from tokentrue.cli.report import check_laws_held
+from tokentrue.rollouts.laws import Law, LawCheck
 from tokentrue.rollouts.record import open_record
 
 
@@ -39,6 +42,14 @@ def test_its_numbers_are_those_of_the_records(demo: tuple[subprocess.CompletedPr
     sampled = sum(len(turn.turn.tokens.completion_ids) for turn in turns)
     assert re.search(rf"nothing lost .* {sampled} ids", done.stdout)
     assert re.search(rf"aligned .* {len(turns)} turns", done.stdout)
+
+
+def test_a_broken_law_ends_the_command() -> None:
+    check_laws_held([LawCheck(Law.VERBATIM, 9, 0)])
+    broken = LawCheck(Law.FAITHFUL, 9, 1, ("turn 3 of episode 2 has a bridge of its own",))
+    with pytest.raises(CommandFailed, match="law 2; the first violation: turn 3 of episode 2") as caught:
+        check_laws_held([LawCheck(Law.VERBATIM, 9, 0), broken])
+    assert caught.value.code is ExitCode.FAILED
 
 
 @pytest.mark.parametrize("name", ["picture.html", "episode.html"])

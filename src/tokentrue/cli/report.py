@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from enum import Enum
 from typing import TypeVar
 
+from tokentrue.cli.door import CommandFailed, ExitCode
 from tokentrue.rollouts.comparison import BLOCK_TOKENS, Comparison, DriftExample
 from tokentrue.rollouts.laws import Law, LawCheck
 from tokentrue.rollouts.proof import Proof
@@ -104,6 +105,19 @@ def example_lines(example: DriftExample) -> list[str]:
         _fitted("    from text  ", repr(example.rerendered_text)),
         _fitted("               ", text_ids),
     ]
+
+
+def check_laws_held(checks: Sequence[LawCheck]) -> None:
+    """End a command when a law is broken.
+
+    Raises:
+        CommandFailed: Names the laws, and the first violation.
+    """
+    broken = [check for check in checks if not check.holds]
+    if broken:
+        numbers = ", ".join(str(check.law.value) for check in broken)
+        first = next((check.violations[0] for check in broken if check.violations), "")
+        raise CommandFailed(ExitCode.FAILED, f"broken: law {numbers}; the first violation: {first}")
 
 
 def percent(part: int, whole: int) -> str:

@@ -123,7 +123,7 @@ async def _play(order: Order) -> RolloutResult:
 
 
 def _report(order: Order, result: RolloutResult) -> None:
-    from tokentrue.cli.report import summary_lines
+    from tokentrue.cli.report import check_laws_held, summary_lines
     from tokentrue.rollouts.environment import StopReason
     from tokentrue.rollouts.summary import summarize
 
@@ -131,8 +131,7 @@ def _report(order: Order, result: RolloutResult) -> None:
     for line in summary_lines(summary, result.duration_s):
         click.echo(line)
     click.echo(f"record     {order.out}  (tokentrue inspect {order.out})")
-    if not summary.laws_hold:
-        raise CommandFailed(ExitCode.FAILED, "a law is broken: see above")
+    check_laws_held(summary.laws)
     if summary.stop_reasons.get(StopReason.ERROR, 0) == summary.episodes:
         first = next(record.error for record in result.records if record.error is not None)
         text = " ".join(first.message.split())
