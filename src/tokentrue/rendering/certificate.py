@@ -170,13 +170,21 @@ def _judge(builder: BridgeBuilder, probe: _Probe, before: tuple[Message, ...]) -
     if not tail.seam.is_opener:
         said = said.split(close.text)[0]
     prompt_ids = TokenIds(builder.tokenizer.encode(prompt))
-    sampled = builder.tokenizer.encode(said)
+    sampled = _sampled_behind(builder, prompt, said)
     sampled = sampled[: len(sampled) // 2] if probe.truncated else [*sampled, close.id]
     reason = FinishReason.LENGTH if probe.truncated else FinishReason.STOP
     bridge = builder.bridge(prompt_ids, TokenIds(sampled), follow_up, reason)
     if isinstance(bridge, BridgeRefused):
         return finding(Verdict.REFUSED, None, f"{bridge.why.value}: {bridge.detail}")
     return finding(*_compare(builder, bridge, full, truncated=probe.truncated))
+
+
+def _sampled_behind(builder: BridgeBuilder, prompt: str, said: str) -> list[int]:
+    """The ids of `said` as they continue `prompt`: SentencePiece puts a space before a text of its own."""
+    prompt_ids, both = builder.tokenizer.encode(prompt), builder.tokenizer.encode(prompt + said)
+    if both[: len(prompt_ids)] == prompt_ids:
+        return both[len(prompt_ids) :]
+    return builder.tokenizer.encode(said)
 
 
 def _compare(

@@ -99,7 +99,9 @@ def _environment(now: datetime) -> jinja2.sandbox.ImmutableSandboxedEnvironment:
 
 
 def _message_data(message: Mapping[str, Any]) -> dict[str, Any]:
-    data = {key: value for key, value in message.items() if value is not None}
+    # A null `content` stays: DeepSeek's template asks `content is none` before it writes tool calls, and
+    # MessageForm puts one there only for a template that needs it.
+    data = {key: value for key, value in message.items() if value is not None or key == "content"}
     reasoning = next((data[key] for key in _REASONING_KEYS if key in data), None)
     if reasoning is not None:
         data = {"thinking": reasoning, **data, "reasoning_content": reasoning}

@@ -25,6 +25,7 @@ from tokentrue.rendering.formats.tool_calls import ToolFormat, derive_tool_forma
 from tokentrue.rendering.reader import ParsedResponse, Reader
 from tokentrue.rendering.rendered import UNKNOWN_WRITERS, MaskedConversation, RenderedTokens
 from tokentrue.rendering.spans import character_spans, token_spans
+from tokentrue.rendering.stops import derive_stop_ids
 from tokentrue.rendering.template_messages import MessageForm, probe_message_form
 from tokentrue.rendering.tokenizer import Tokenizer, read_chat_templates, read_stop_ids
 from tokentrue.tokens import TokenIds
@@ -218,7 +219,8 @@ def load_renderer(
 
     Args:
         path_or_name: A folder with tokenizer.json, and chat_template.jinja or tokenizer_config.json;
-            generation_config.json names the stop ids. Names are not looked up on a hub.
+            generation_config.json names the stop ids; without it, the template's own close is added to
+            the tokenizer's eos. Names are not looked up on a hub.
         template_kwargs: Further variables for the template, such as `{"enable_thinking": False}`.
         stop_token_ids: Further stop ids, in addition to the folder's own.
         now: What `strftime_now` tells the template; None is the time of this call, fixed from then on.
@@ -237,7 +239,10 @@ def load_renderer(
         kwargs=dict(template_kwargs or {}),
         now=now if now is not None else datetime.now(),
     )
-    stop_ids = tuple(dict.fromkeys((*read_stop_ids(folder, tokenizer), *stop_token_ids)))
+    named, complete = read_stop_ids(folder, tokenizer)
+    form = probe_message_form(template)
+    derived = () if complete else derive_stop_ids(template, form, tokenizer)
+    stop_ids = tuple(dict.fromkeys((*named, *derived, *stop_token_ids)))
     if not stop_ids:
         raise TokenizerFolderError(
             f"{folder} names no stop token: neither generation_config.json (eos_token_id) nor "

@@ -29,6 +29,7 @@ class EmptyContent(Enum):
 
     EMPTY = "empty"
     ABSENT = "absent"
+    NULL = "null"
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,10 +52,11 @@ class MessageForm:
             )
         data = message.to_openai()
         if not message.content:
+            data["content"] = ""
             if message.role == "assistant" and self.empty_content is EmptyContent.ABSENT:
-                data.pop("content", None)
-            else:
-                data["content"] = ""
+                del data["content"]
+            elif message.role == "assistant" and self.empty_content is EmptyContent.NULL:
+                data["content"] = None
         if message.tool_calls:
             data["tool_calls"] = [self._call(call) for call in message.tool_calls]
         return data

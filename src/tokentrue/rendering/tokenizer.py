@@ -151,8 +151,10 @@ class Tokenizer:
         return self.decode([token_id])
 
 
-def read_stop_ids(folder: Path, tokenizer: Tokenizer) -> tuple[int, ...]:
-    """The stop ids that the folder names: generation_config's, then the tokenizer's eos.
+def read_stop_ids(folder: Path, tokenizer: Tokenizer) -> tuple[tuple[int, ...], bool]:
+    """The stop ids that the folder names, and whether that is the whole set.
+
+    generation_config's come first, then the tokenizer's eos; only generation_config is complete.
 
     Raises:
         TokenizerFolderError: generation_config.json is broken, or names an id that is no integer.
@@ -168,7 +170,7 @@ def read_stop_ids(folder: Path, tokenizer: Tokenizer) -> tuple[int, ...]:
         eos_id = tokenizer.backend.token_to_id(eos)
         if eos_id is not None:
             listed = [*listed, eos_id]
-    return tuple(dict.fromkeys(listed))
+    return tuple(dict.fromkeys(listed)), named is not None
 
 
 def read_chat_templates(folder: Path, config: dict[str, Any]) -> tuple[str, str | None]:
