@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import json
-import lzma
 from pathlib import Path
 
 import pytest
 import tokenizers
 from tokenizers import AddedToken, decoders, models, pre_tokenizers, trainers
 
+from real_tokenizers import unpack_real
 from tokentrue import Renderer, load_renderer
-
-SHARED = Path(__file__).parents[3] / "shared" / "tokenizers"
 
 QWEN_LIKE = """{%- if tools %}
     {{- '<|im_start|>system\\n' }}
@@ -109,19 +107,6 @@ def llama_like(tmp_path_factory: pytest.TempPathFactory) -> Renderer:
 @pytest.fixture(scope="session")
 def without_close(tmp_path_factory: pytest.TempPathFactory) -> Renderer:
     return load_renderer(write_folder(tmp_path_factory.mktemp("no_close"), NO_CLOSE))
-
-
-def unpack_real(name: str, folder: Path) -> Path:
-    """A real tokenizer folder; skips where the third-party data is not at hand."""
-    source = SHARED / name
-    if not source.is_dir():
-        pytest.skip(f"the real tokenizer {name} is not at hand ({source} is absent)")
-    for path in source.iterdir():
-        if path.suffix == ".xz":
-            (folder / path.stem).write_bytes(lzma.decompress(path.read_bytes()))
-        else:
-            (folder / path.name).write_bytes(path.read_bytes())
-    return folder
 
 
 @pytest.fixture(scope="session")

@@ -12,11 +12,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from conversations import TOOLS, assistant_messages, follow_ups, openings, takes
+from real_tokenizers import unpack_real
 from tokentrue import Message, Renderer, load_renderer
 from tokentrue.errors import TemplateRenderError, TokenizerFolderError
+from tokentrue.rendering.bridge import Bridge
 from tokentrue.rendering.certificate import FollowUpKind, Verdict
 from tokentrue.rendering.chat_template import ChatTemplate
-from tokentrue.turns import TokenKind
+from tokentrue.turns import Junction, TokenKind
 
 relaxed = settings(max_examples=50, deadline=None)
 
@@ -216,15 +218,46 @@ def test_a_folder_that_is_none_is_named(tmp_path: Path) -> None:
         load_renderer(tmp_path)
 
 
-def test_a_folder_without_stop_tokens_is_refused(qwen_like: Renderer, tmp_path: Path) -> None:
-    config = json.loads((Path(qwen_like.folder) / "tokenizer_config.json").read_text())
+def without_stops(renderer: Renderer, tmp_path: Path) -> Path:
+    config = json.loads((Path(renderer.folder) / "tokenizer_config.json").read_text())
     del config["eos_token"]
-    folder = broken_folder(
-        tmp_path, qwen_like.folder, tokenizer_config__json=json.dumps(config), generation_config__json="{}"
+    return broken_folder(
+        tmp_path, renderer.folder, tokenizer_config__json=json.dumps(config), generation_config__json="{}"
     )
+
+
+def test_a_folder_that_names_no_stop_gets_the_close_of_its_template(qwen_like: Renderer, tmp_path: Path) -> None:
+    derived = load_renderer(without_stops(qwen_like, tmp_path))
+    assert [derived.tokenizer.id_text(stop) for stop in derived.get_stop_token_ids()] == ["<|im_end|>"]
+    assert derived.certificate.bridges_everything
+
+
+def test_a_folder_without_any_stop_token_is_refused(without_close: Renderer, tmp_path: Path) -> None:
+    folder = without_stops(without_close, tmp_path)
     with pytest.raises(TokenizerFolderError, match="names no stop token"):
         load_renderer(folder)
     assert load_renderer(folder, stop_token_ids=[5]).get_stop_token_ids() == (5,)
+
+
+def test_openers_close_a_message_where_there_is_no_other_close(tmp_path: Path) -> None:
+    glm = load_renderer(unpack_real("glm-4.5", tmp_path))
+    stops = {glm.tokenizer.id_text(stop) for stop in glm.get_stop_token_ids()}
+    assert stops == {"<|endoftext|>", "<|user|>", "<|observation|>"}
+    history = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Ho"}]
+    prompt = glm.render_ids(history[:1])
+    ids = glm.tokenizer.encode("\n<think></think>\nHo")
+    opener = {glm.tokenizer.id_text(stop): stop for stop in glm.get_stop_token_ids()}
+
+    def junction(last: str) -> tuple[Junction, str]:
+        outcome = glm.bridge_to_next_turn(
+            prompt, [*ids, opener[last]], [{"role": "user", "content": "And?"}], history=history
+        )
+        assert isinstance(outcome, Bridge)
+        return outcome.junction, glm.tokenizer.decode(outcome.added_ids)
+
+    assert junction("<|user|>") == (Junction.OPENER_SHARED, "\nAnd?<|assistant|>")
+    assert junction("<|observation|>") == (Junction.OPENER_DROPPED, "<|user|>\nAnd?<|assistant|>")
+    assert junction("<|endoftext|>") == (Junction.STOP_REWRITTEN, "<|user|>\nAnd?<|assistant|>")
 
 
 def test_a_named_template_set_serves_both_uses(qwen_like: Renderer, tmp_path: Path) -> None:
