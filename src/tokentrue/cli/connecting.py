@@ -8,15 +8,21 @@ from datetime import datetime
 from pathlib import Path
 
 from tokentrue.clients.renderer import RendererClient
+from tokentrue.engines.embedded.engine import MODEL_FOLDER, MODEL_NAME, EmbeddedEngine
 from tokentrue.engines.engine import Engine
+from tokentrue.engines.http import HttpEngine
 from tokentrue.errors import ConfigError
 from tokentrue.generation import EngineInfo
 from tokentrue.rendering.renderer import Renderer, load_renderer
+from tokentrue.rendering.tokenizer import Tokenizer
+from tokentrue.transports.dynamo import DynamoTransport
+from tokentrue.transports.transport import Transport
+from tokentrue.transports.vllm import VllmTransport
 
 EMBEDDED = "embedded"
 """The name of the shipped model, as an engine and as a tokenizer folder."""
 
-TRANSPORTS = ("vllm", "dynamo")
+TRANSPORTS: dict[str, Transport] = {"vllm": VllmTransport(), "dynamo": DynamoTransport()}
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,16 +99,10 @@ async def connect(choice: EngineChoice, now: datetime) -> Connection:
 
 def tokenizer_folder(name: str) -> Path:
     """The folder of a tokenizer by the name that `EngineChoice.tokenizer_name` gives it."""
-    # numpy and safetensors come with this import; a server's client needs only the folder, but hardly sooner.
-    from tokentrue.engines.embedded.engine import MODEL_FOLDER
-
     return MODEL_FOLDER if name == EMBEDDED else Path(name)
 
 
 def _embedded(choice: EngineChoice, renderer: Renderer) -> Engine:
-    from tokentrue.engines.embedded.engine import MODEL_NAME, EmbeddedEngine
-    from tokentrue.rendering.tokenizer import Tokenizer
-
     if choice.api_key_env:
         raise ConfigError("--api-key-env is for a server; the embedded engine needs no key")
     folder = tokenizer_folder(choice.engine)
@@ -117,17 +117,10 @@ def _embedded(choice: EngineChoice, renderer: Renderer) -> Engine:
 
 
 async def _server(choice: EngineChoice) -> tuple[EngineInfo, Engine]:
-    # aiohttp takes as long to import as everything else together.
-    from tokentrue.engines.http import HttpEngine
-    from tokentrue.transports.dynamo import DynamoTransport
-    from tokentrue.transports.transport import Transport
-    from tokentrue.transports.vllm import VllmTransport
-
-    known: dict[str, type[Transport]] = {"vllm": VllmTransport, "dynamo": DynamoTransport}
-    if choice.transport not in known:
+    if choice.transport not in TRANSPORTS:
         raise ConfigError(f"--transport must be one of {', '.join(TRANSPORTS)}, not {choice.transport!r}")
     key = _api_key(choice.api_key_env)
-    transport = known[choice.transport]()
+    transport = TRANSPORTS[choice.transport]
     # A person waits for this first question: a server that is not there is told at once, not after retries.
     async with HttpEngine(choice.engine, transport, api_key=key, timeout_s=30.0, max_retries=0) as asked:
         info = await asked.describe(choice.model)

@@ -12,16 +12,35 @@ from typing import TYPE_CHECKING
 
 import click
 
-from tokentrue.cli.connecting import EMBEDDED
+from tokentrue.cli.connecting import EMBEDDED, EngineChoice, connect
 from tokentrue.cli.door import CommandFailed, ExitCode
+from tokentrue.cli.page import episode_page, write_page
+from tokentrue.cli.painting import paint_episode
+from tokentrue.cli.picture import demo_picture
+from tokentrue.cli.report import (
+    check_laws_held,
+    comparison_lines,
+    example_lines,
+    proof_lines,
+    summary_lines,
+)
+from tokentrue.errors import ConfigError, RecordError
+from tokentrue.rendering.renderer import Renderer
+from tokentrue.rollouts.comparison import (
+    Comparison,
+    compare_episode,
+    compare_run,
+    drift_example,
+    joined_comparison,
+)
+from tokentrue.rollouts.proof import Proof, joined_proof, prove
+from tokentrue.rollouts.runner import RolloutPlan
+from tokentrue.rollouts.summary import Summary, summarize
+from tokentrue.rollouts.trajectory import EpisodeRecord, TurnRecord
+from tokentrue.sampling import SamplingParams
 
 if TYPE_CHECKING:
-    from tokentrue.rendering.renderer import Renderer
-    from tokentrue.rollouts.comparison import Comparison
-    from tokentrue.rollouts.proof import Proof
     from tokentrue.rollouts.record import RecordReader
-    from tokentrue.rollouts.summary import Summary
-    from tokentrue.rollouts.trajectory import EpisodeRecord, TurnRecord
 
 _ENVIRONMENTS = ("calculator", "shop")
 _CONCURRENCY = 16
@@ -64,9 +83,6 @@ def demo(episodes: int, seed: int, engine: str, out: Path) -> None:
     record, and every prompt is compared with the one that rendering from text would have made. Exit code 1 when a
     law is broken.
     """
-    # numpy comes with this import, and --help must not wait for it.
-    from tokentrue.cli.report import check_laws_held
-
     begun = time.perf_counter()
     folder = _free_folder(out)
     counts = (episodes - episodes // 2, episodes // 2)
@@ -90,7 +106,6 @@ def demo(episodes: int, seed: int, engine: str, out: Path) -> None:
 def _free_folder(wanted: Path) -> Path:
     """The first of DIR, DIR-2, DIR-3, ... in which nothing is yet."""
     from tokentrue.cli.running import check_free_folder
-    from tokentrue.errors import ConfigError
 
     for number in range(1, 1000):
         folder = wanted if number == 1 else wanted.with_name(f"{wanted.name}-{number}")
@@ -103,11 +118,8 @@ def _free_folder(wanted: Path) -> Path:
 
 
 async def _play(engine: str, seed: int, folder: Path, counts: Sequence[int]) -> Renderer:
-    # numpy, pyarrow and rich come with these imports, and --help must not wait for them.
-    from tokentrue.cli.connecting import EngineChoice, connect
+    # pyarrow and rich come with these imports, and --help must not wait for them.
     from tokentrue.cli.running import Order, record_run
-    from tokentrue.rollouts.runner import RolloutPlan
-    from tokentrue.sampling import SamplingParams
 
     choice = EngineChoice(engine=engine)
     if choice.is_server:
@@ -130,10 +142,7 @@ async def _play(engine: str, seed: int, folder: Path, counts: Sequence[int]) -> 
 
 def _examined(name: str, folder: Path, renderer: Renderer) -> _Run:
     """Everything printed is found in the record as it lies on the disk, not in what the run remembers."""
-    from tokentrue.rollouts.comparison import compare_run
-    from tokentrue.rollouts.proof import prove
     from tokentrue.rollouts.record import open_record
-    from tokentrue.rollouts.summary import summarize
 
     reader = open_record(folder)
     episodes, turns = reader.episodes(), tuple(reader.turns())
@@ -149,8 +158,6 @@ def _examined(name: str, folder: Path, renderer: Renderer) -> _Run:
 
 
 def _print_runs(runs: Sequence[_Run]) -> None:
-    from tokentrue.cli.report import summary_lines
-
     for run in runs:
         click.echo(f"\n{run.name}")
         # The laws have a table of their own below.
@@ -160,18 +167,12 @@ def _print_runs(runs: Sequence[_Run]) -> None:
 
 
 def _print_proof(runs: Sequence[_Run]) -> None:
-    from tokentrue.cli.report import proof_lines
-    from tokentrue.rollouts.proof import joined_proof
-
     click.echo("\nLaws, held against every recorded turn")
     for line in proof_lines(joined_proof([run.proof for run in runs])):
         click.echo(line)
 
 
 def _print_comparison(runs: Sequence[_Run]) -> None:
-    from tokentrue.cli.report import comparison_lines, example_lines
-    from tokentrue.rollouts.comparison import joined_comparison
-
     joined = joined_comparison([run.comparison for run in runs])
     click.echo("\nThe same conversations, had every prompt been rendered again from text")
     for line in comparison_lines(joined):
@@ -185,11 +186,6 @@ def _print_comparison(runs: Sequence[_Run]) -> None:
 
 
 def _write_pages(runs: Sequence[_Run], renderer: Renderer, folder: Path) -> list[tuple[str, str]]:
-    from tokentrue.cli.page import episode_page, write_page
-    from tokentrue.cli.painting import paint_episode
-    from tokentrue.cli.picture import demo_picture
-    from tokentrue.rollouts.comparison import compare_episode, drift_example, joined_comparison
-
     run, episode = _most_telling(runs)
     turns = [turn for turn in run.turns if turn.episode == episode.index]
     compared = compare_episode(turns, episode.tools, renderer)
@@ -206,7 +202,6 @@ def _write_pages(runs: Sequence[_Run], renderer: Renderer, folder: Path) -> list
 
 def _most_telling(runs: Sequence[_Run]) -> tuple[_Run, EpisodeRecord]:
     """The episode with the most causes of drift among the successful ones of readable length, else the first."""
-    from tokentrue.errors import RecordError
 
     def interest(item: tuple[_Run, EpisodeRecord]) -> tuple[bool, bool, int, int]:
         run, episode = item

@@ -10,12 +10,20 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from tokentrue.cli.connecting import tokenizer_folder
+from tokentrue.cli.page import episode_page, write_page
+from tokentrue.cli.painting import paint_episode
+from tokentrue.cli.report import summary_lines
+from tokentrue.cli.screen import episode_screen
+from tokentrue.cli.summary_json import summary_json
 from tokentrue.errors import ConfigError, RecordError
+from tokentrue.rendering.renderer import Renderer, load_renderer
+from tokentrue.rollouts.comparison import compare_episode
+from tokentrue.rollouts.summary import summarize
+from tokentrue.rollouts.trajectory import EpisodeRecord, TurnRecord
 
 if TYPE_CHECKING:
-    from tokentrue.rendering.renderer import Renderer
     from tokentrue.rollouts.record import RecordReader
-    from tokentrue.rollouts.trajectory import EpisodeRecord, TurnRecord
 
 
 @click.command()
@@ -47,7 +55,7 @@ def inspect(folder: Path, **options: Any) -> None:
     prompt rendered from nothing, the same two in the ids that a bridge added, and what was sampled. Each turn says
     how its prompt was made, and why.
     """
-    # numpy and pyarrow come with this import, and --help must not wait for them.
+    # pyarrow comes with this import, and --help must not wait for it.
     from tokentrue.rollouts.record import open_record
 
     reader = open_record(folder)
@@ -62,10 +70,6 @@ def inspect(folder: Path, **options: Any) -> None:
 
 
 def _print_summary(reader: RecordReader, as_json: bool) -> None:
-    from tokentrue.cli.report import summary_lines
-    from tokentrue.cli.summary_json import summary_json
-    from tokentrue.rollouts.summary import summarize
-
     summary = summarize(reader.episodes(), reader.turns())
     if as_json:
         click.echo(json.dumps({"folder": str(reader.folder), "form": reader.form.value, **summary_json(summary)}))
@@ -107,11 +111,6 @@ def _list_line(episode: EpisodeRecord) -> str:
 
 
 def _show(reader: RecordReader, options: dict[str, Any]) -> None:
-    from tokentrue.cli.page import episode_page, write_page
-    from tokentrue.cli.painting import paint_episode
-    from tokentrue.cli.screen import episode_screen
-    from tokentrue.rollouts.comparison import compare_episode
-
     wanted = options["episode"] if options["episode"] is not None else _first_episode(reader)
     episode, turns = _episode(reader, wanted)
     renderer = renderer_of(reader, options["tokenizer"])
@@ -150,9 +149,6 @@ def renderer_of(reader: RecordReader, tokenizer: str | None) -> Renderer:
         ConfigError: The folder holds another tokenizer or template, or the record names none.
         TokenizerFolderError: The folder cannot be read.
     """
-    from tokentrue.cli.connecting import tokenizer_folder
-    from tokentrue.rendering.renderer import load_renderer
-
     info = reader.info
     named = tokenizer if tokenizer is not None else info.config.get("tokenizer")
     if not isinstance(named, str):

@@ -9,12 +9,17 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from tokentrue.cli.connecting import EMBEDDED, TRANSPORTS, EngineChoice
+from tokentrue.cli.connecting import EMBEDDED, TRANSPORTS, EngineChoice, connect
 from tokentrue.cli.door import CommandFailed, ExitCode
+from tokentrue.cli.report import check_laws_held, summary_lines
+from tokentrue.errors import RecordError
+from tokentrue.rollouts.environment import StopReason
+from tokentrue.rollouts.runner import RolloutPlan, RolloutResult
+from tokentrue.rollouts.summary import summarize
+from tokentrue.sampling import SamplingParams
 
 if TYPE_CHECKING:
     from tokentrue.cli.running import Order
-    from tokentrue.rollouts.runner import RolloutResult
 
 
 @click.command(context_settings={"show_default": True})
@@ -31,7 +36,10 @@ if TYPE_CHECKING:
     help="The model that comes with the package, a server, or a folder with a Llama for the embedded engine.",
 )
 @click.option(
-    "--transport", type=click.Choice(TRANSPORTS), default="vllm", help="The API that the server at URL speaks."
+    "--transport",
+    type=click.Choice(list(TRANSPORTS)),
+    default="vllm",
+    help="The API that the server at URL speaks.",
 )
 @click.option(
     "--model", metavar="NAME", help="Name under which the engine serves the model.  [default: the only one]"
@@ -74,7 +82,7 @@ def rollout(**options: Any) -> None:
     Each turn's prompt extends the ids of the turn before it, sampled ids included, verbatim. Ctrl-C ends the run
     early and leaves a valid record. Look at it with `tokentrue inspect DIR`.
     """
-    # numpy, pyarrow and rich come with this import, and --help must not wait for them.
+    # pyarrow and rich come with this import, and --help must not wait for them.
     from tokentrue.cli.running import check_free_folder
 
     order = _order(options)
@@ -88,8 +96,6 @@ def rollout(**options: Any) -> None:
 
 def _order(options: dict[str, Any]) -> Order:
     from tokentrue.cli.running import Limits, Order
-    from tokentrue.rollouts.runner import RolloutPlan
-    from tokentrue.sampling import SamplingParams
 
     sampling = SamplingParams.from_args(
         {name: options[name] for name in ("temperature", "top_p", "top_k", "max_tokens")}
@@ -112,7 +118,6 @@ def _order(options: dict[str, Any]) -> Order:
 
 
 async def _play(order: Order) -> RolloutResult:
-    from tokentrue.cli.connecting import connect
     from tokentrue.cli.running import limited_environment, record_run
 
     limited_environment(order.env, order.limits)  # a wrong name is told before an engine is asked
@@ -123,10 +128,6 @@ async def _play(order: Order) -> RolloutResult:
 
 
 def _report(order: Order, result: RolloutResult) -> None:
-    from tokentrue.cli.report import check_laws_held, summary_lines
-    from tokentrue.rollouts.environment import StopReason
-    from tokentrue.rollouts.summary import summarize
-
     summary = summarize(result.records, result.turns)
     for line in summary_lines(summary, result.duration_s):
         click.echo(line)
@@ -141,7 +142,6 @@ def _report(order: Order, result: RolloutResult) -> None:
 
 
 def _interrupted_line(folder: Path) -> str:
-    from tokentrue.errors import RecordError
     from tokentrue.rollouts.record import open_record
 
     try:
