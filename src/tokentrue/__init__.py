@@ -6,9 +6,10 @@ from tokentrue.engines.http import HttpEngine
 from tokentrue.errors import TokentrueError
 from tokentrue.messages import Message, ToolCall
 from tokentrue.rendering.renderer import Renderer, load_renderer
-from tokentrue.rollouts.environment import MultiTurnEnv, SingleTurnEnv
+from tokentrue.rollouts.environment import EpisodeState, MultiTurnEnv, SingleTurnEnv
 from tokentrue.rollouts.runner import RolloutPlan, run_rollouts
 from tokentrue.rollouts.tool_env import ToolEnv
+from tokentrue.rollouts.tools import ToolSet
 from tokentrue.sampling import SamplingParams
 from tokentrue.sessions.samples import TrainingSample, training_samples
 from tokentrue.sessions.session import Session
@@ -20,6 +21,7 @@ from tokentrue.turns import Response, Turn
 __all__ = [
     "DynamoTransport",
     "EmbeddedEngine",
+    "EpisodeState",
     "HttpEngine",
     "Logprobs",
     "Message",
@@ -35,6 +37,7 @@ __all__ = [
     "TokentrueError",
     "ToolCall",
     "ToolEnv",
+    "ToolSet",
     "TrainingSample",
     "Turn",
     "TurnTokens",
