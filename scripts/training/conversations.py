@@ -65,6 +65,10 @@ class Encoder:
         tokenizer = self._dropping if dropout else self._exact
         return list(tokenizer.encode(text, add_special_tokens=False).ids)
 
+    def decode(self, ids: list[int]) -> str:
+        """The text of the ids, markers included."""
+        return str(self._exact.decode(ids, skip_special_tokens=False))
+
     def render(self, messages: list[dict[str, object]], tools: list[dict[str, object]] | None) -> str:
         """The template's text, with the generation prompt."""
         return str(self._template.render(messages=messages, tools=tools, add_generation_prompt=True))

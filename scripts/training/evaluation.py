@@ -15,7 +15,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from tokenizers import Tokenizer
 
 from tokentrue.engines.embedded.engine import MODEL_FOLDER, MODEL_NAME, EmbeddedEngine
 from tokentrue.generation import FinishReason, GenerateRequest
@@ -44,13 +43,16 @@ class BadCallError(Exception):
 
 
 async def play_task(
-    engine: EmbeddedEngine, folder: Path, task: arithmetic.Task | shop.Task, seed: int, temperature: float = 1.0
+    engine: EmbeddedEngine,
+    encoder: Encoder,
+    task: arithmetic.Task | shop.Task,
+    seed: int,
+    temperature: float = 1.0,
 ) -> Outcome:
     """Play one task to its end.
 
     `Outcome.respelled_turns` counts the turns whose text encodes to other ids than were sampled.
     """
-    encoder, tokenizer = Encoder(folder), Tokenizer.from_file(str(folder / "tokenizer.json"))
     is_shop = isinstance(task, shop.Task)
     tools = {tool.__name__: tool for tool in (shop.make_tools(task) if is_shop else arithmetic.TOOLS)}
     ids = encoder.header(tool_schemas("shop" if is_shop else "arithmetic"), None)
@@ -65,7 +67,7 @@ async def play_task(
         sampled = generation.tokens.completion_ids.tolist()
         ids += sampled
         turns += 1
-        text = tokenizer.decode(sampled, skip_special_tokens=False).removesuffix("<|im_end|>")
+        text = encoder.decode(sampled).removesuffix("<|im_end|>")
         respelled += encoder.encode(text) != sampled[:-1]
         if generation.finish_reason is not FinishReason.STOP:
             verdict = "not finished"
@@ -86,7 +88,7 @@ async def play_task(
                 verdict = "solved" if score == 1.0 else "wrong answer"
                 break
         pending = "\n" + user_text(ToolTurn(results) if results else UserTurn(question.text if question else ""))
-    return Outcome(verdict, turns, respelled, tokenizer.decode(ids, skip_special_tokens=False))
+    return Outcome(verdict, turns, respelled, encoder.decode(ids))
 
 
 def call_tool(tools: dict[str, Callable[..., str]], text: str) -> str:
@@ -105,6 +107,7 @@ def call_tool(tools: dict[str, Callable[..., str]], text: str) -> str:
 
 async def evaluate(folder: Path, tasks: int, temperature: float, *, shows_failures: bool = False) -> None:
     """Print, per environment, what became of `tasks` held-out tasks."""
+    encoder = Encoder(folder)
     async with EmbeddedEngine(folder) as engine:
         for make_task in (arithmetic.make_task, shop.make_task):
             gate = asyncio.Semaphore(16)
@@ -113,7 +116,7 @@ async def evaluate(folder: Path, tasks: int, temperature: float, *, shows_failur
                 seed: int, make_task: Callable[..., arithmetic.Task | shop.Task] = make_task
             ) -> Outcome:
                 async with gate:  # noqa: B023  (awaited inside this iteration)
-                    return await play_task(engine, folder, make_task(seed, "heldout"), seed, temperature)
+                    return await play_task(engine, encoder, make_task(seed, "heldout"), seed, temperature)
 
             outcomes = await asyncio.gather(*(play(seed) for seed in range(tasks)))
             turns = sum(outcome.turns for outcome in outcomes)
