@@ -15,7 +15,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-
 from tokentrue.engines.embedded.engine import MODEL_FOLDER, MODEL_NAME, EmbeddedEngine
 from tokentrue.generation import FinishReason, GenerateRequest
 from tokentrue.rollouts.shipped import arithmetic, shop
