@@ -20,6 +20,7 @@ DOORS = {
     "tokenizers": ["rendering/tokenizer.py"],
     "pyarrow": ["rollouts/record"],
     "safetensors": ["engines/embedded/"],
+    "threadpoolctl": ["engines/embedded/engine.py"],
     "click": ["cli/"],
     "rich": ["cli/", "rollouts/progress_bar.py"],
 }

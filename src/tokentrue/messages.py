@@ -35,12 +35,15 @@ MessageLike = "Message | Mapping[str, Any] | SupportsModelDump"
 
 
 def _plain(value: Any) -> Any:
-    if isinstance(value, SupportsModelDump):
-        return _plain(value.model_dump())
+    # The protocol check looks at every attribute, so what is plain already comes first.
+    if value is None or isinstance(value, (str, int, float)):
+        return value
     if isinstance(value, Mapping):
         return {str(key): _plain(item) for key, item in value.items() if item is not None}
     if isinstance(value, (list, tuple)):
         return [_plain(item) for item in value]
+    if isinstance(value, SupportsModelDump):
+        return _plain(value.model_dump())
     return value
 
 
