@@ -17,6 +17,7 @@ TokentrueError
 │   └── EmptyCompletionError       no id was sampled
 ├── EngineError                    the engine answered, and the answer is not a sample
 │   ├── EngineRequestError         4xx: the engine refuses this request
+│   │   └── MaxTokensTooLargeError  the prompt fits, prompt and max_tokens together do not
 │   ├── UnknownModelError          404 for the model name
 │   ├── RouteMissingError          404 / 403 / 501: this server does not serve the token route
 │   ├── EngineBusyError            429 / 503: later is fine (retryable)
@@ -134,6 +135,27 @@ class EngineError(TokentrueError):
 
 class EngineRequestError(EngineError):
     """The engine refuses this request (4xx); sending it again changes nothing."""
+
+
+class MaxTokensTooLargeError(EngineRequestError):
+    """The prompt alone fits, or may fit; together with `max_tokens` it does not.
+
+    Args:
+        limit: The context limit in tokens.
+        prompt_len: Tokens in the prompt; None when the engine does not tell and the client did not render it.
+    """
+
+    def __init__(
+        self, message: str, *, limit: int, prompt_len: int | None, status: int | None = None, detail: str = ""
+    ) -> None:
+        super().__init__(message, status=status, detail=detail)
+        self.limit = limit
+        self.prompt_len = prompt_len
+
+    @property
+    def room(self) -> int | None:
+        """Tokens that are left for the completion; None when the length of the prompt is not known."""
+        return None if self.prompt_len is None else self.limit - self.prompt_len
 
 
 class UnknownModelError(EngineError):

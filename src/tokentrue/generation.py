@@ -8,6 +8,7 @@ from enum import Enum
 from typing import Any
 
 from tokentrue.errors import EngineError
+from tokentrue.messages import Message
 from tokentrue.sampling import SamplingParams
 from tokentrue.tokens import Logprobs, TokenIds, TurnTokens
 
@@ -31,6 +32,35 @@ class GenerateRequest:
     vocab_size: int | None = None
     tools: tuple[dict[str, Any], ...] = ()
     headers: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def prompt_len(self) -> int | None:
+        """Tokens in the prompt."""
+        return len(self.prompt_ids)
+
+
+@dataclass(frozen=True, slots=True)
+class ChatRequest:
+    """One assistant message to sample for these messages, which the engine renders.
+
+    Args:
+        model: The name the engine serves the model under.
+        messages: The whole conversation so far.
+        sampling: Parameters.
+        tools: Tool definitions in OpenAI shape.
+        headers: Further request headers, such as `X-Session-ID`.
+    """
+
+    model: str
+    messages: tuple[Message, ...]
+    sampling: SamplingParams = field(default_factory=SamplingParams)
+    tools: tuple[dict[str, Any], ...] = ()
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def prompt_len(self) -> int | None:
+        """None: how many tokens these messages are is the engine's to say."""
+        return None
 
 
 @dataclass(frozen=True, slots=True)

@@ -122,6 +122,29 @@ def test_headers_of_the_engine_and_of_the_request_are_sent(http) -> None:
     assert headers["Authorization"] == "Bearer sk-1"
 
 
+@pytest.mark.parametrize("name", ["authorization", "X-Api-Key"])
+def test_a_header_that_would_replace_the_key_is_refused_by_name_unless_that_is_allowed(http, name) -> None:
+    async def scenario(engine, _):
+        await engine.generate(GenerateRequest("m", TokenIds([1, 2, 3]), headers={name: "sk-mine"}))
+
+    with pytest.raises(ConfigError, match=name) as raised:
+        asked(http, http.sampled, scenario=scenario, api_key="sk-1")
+    assert "sk-" not in str(raised.value)
+    with pytest.raises(ConfigError, match=name):
+        HttpEngine("http://h", VllmTransport(), api_key="sk-1", extra_headers={name: "sk-mine"})
+    _, server = asked(http, http.sampled, scenario=scenario, api_key="sk-1", allow_auth_headers=True)
+    assert server.generate_calls[0].headers.getall(name) == ["sk-mine"]
+
+
+def test_a_key_that_comes_in_a_header_is_hidden_in_errors_too(http) -> None:
+    async def scenario(engine, _):
+        await engine.generate(GenerateRequest("m", TokenIds([1, 2, 3]), headers={"Authorization": "Bearer sk-9"}))
+
+    with pytest.raises(EngineRequestError) as raised:
+        asked(http, http.replies({"error": {"message": "bad key sk-9"}}, 401), scenario=scenario)
+    assert "sk-9" not in str(raised.value)
+
+
 def test_a_request_header_with_a_line_break_is_refused(http) -> None:
     async def scenario(engine, _):
         await engine.generate(GenerateRequest("m", TokenIds([1, 2, 3]), headers={"x": "a\r\nEvil: 1"}))

@@ -12,6 +12,7 @@ from tokentrue.errors import (
     EngineFailureError,
     EngineRequestError,
     MalformedReplyError,
+    MaxTokensTooLargeError,
     OverlongPromptError,
     RouteMissingError,
     UnknownModelError,
@@ -84,7 +85,8 @@ def test_a_long_prompt_is_told_with_both_numbers(transport, words, shape) -> Non
 )
 def test_a_large_max_tokens_is_not_a_long_prompt(transport, answer) -> None:
     error = refused(transport, 400, answer, prompt_len=2046, max_tokens=4)
-    assert type(error) is EngineRequestError
+    assert type(error) is MaxTokensTooLargeError
+    assert error.room == 2
     assert "max_tokens=4" in str(error)
     assert "room for 2" in str(error)
 

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from collections.abc import Callable, Mapping
+from typing import Protocol, TypeVar
 
 from tokentrue.generation import EngineInfo, GenerateRequest, Generation
+from tokentrue.transports.transport import HttpCall, HttpReply
+
+T = TypeVar("T")
 
 
 class Engine(Protocol):
@@ -33,4 +37,30 @@ class Engine(Protocol):
 
     async def close(self) -> None:
         """Release connections and threads; idempotent."""
+        ...
+
+
+class Server(Protocol):
+    """A server that takes more than one kind of call; `HttpEngine` is one, and so is any fake of it."""
+
+    async def exchange(
+        self, call: HttpCall, read: Callable[[HttpReply], T], headers: Mapping[str, str] | None = None
+    ) -> T:
+        """Make one call and give what `read` makes of its reply.
+
+        Raises:
+            EngineError, TransportError: See `tokentrue.errors`.
+        """
+        ...
+
+    async def check_room(self, model: str, prompt_len: int) -> None:
+        """Refuse a prompt that is known to leave no room.
+
+        Raises:
+            OverlongPromptError: It reaches the context limit, as far as that is known.
+        """
+        ...
+
+    async def close(self) -> None:
+        """Release connections; idempotent."""
         ...

@@ -15,13 +15,15 @@ import asyncio
 import contextlib
 import ssl
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from types import SimpleNamespace
+from typing import TypeVar
 from urllib.parse import urlsplit
 
 import aiohttp
 
+from tokentrue.config import AUTHORIZATION_HEADERS
 from tokentrue.errors import (
     ConfigError,
     ConnectionFailedError,
@@ -37,6 +39,8 @@ from tokentrue.errors import (
 )
 from tokentrue.generation import EngineInfo, GenerateRequest, Generation
 from tokentrue.transports.transport import HttpCall, HttpReply, ModelCard, Transport
+
+T = TypeVar("T")
 
 BACKOFF_S = 0.5
 """Wait before the first repetition when the server names none; doubled each time."""
@@ -111,6 +115,11 @@ def _checked_headers(headers: Mapping[str, str], what: str) -> dict[str, str]:
     return checked
 
 
+def _secrets_in(headers: Mapping[str, str]) -> list[bytes]:
+    values = (text for name, text in headers.items() if name.lower() in AUTHORIZATION_HEADERS)
+    return [secret.encode() for text in values if (secret := text.removeprefix("Bearer "))]
+
+
 @dataclass(frozen=True, slots=True)
 class _Attempt:
     """A reply, and how many repetitions its call has used up."""
@@ -148,12 +157,13 @@ class HttpEngine:
         max_connections: Open at once; further requests wait.
         max_retries: Repetitions of one request, for all the reasons in the module's docstring together.
         extra_headers: Sent with every request; a request's own headers win.
+        allow_auth_headers: Let headers replace the authentication by `api_key`, which is refused otherwise.
 
     Raises:
         ConfigError: The URL, a number or a header is not usable.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913  one keyword for each setting of the pool
         self,
         base_url: str,
         transport: Transport,
@@ -164,6 +174,7 @@ class HttpEngine:
         max_connections: int = 8192,
         max_retries: int = 4,
         extra_headers: Mapping[str, str] | None = None,
+        allow_auth_headers: bool = False,
     ) -> None:
         if not timeout_s > 0 or not connect_timeout_s > 0:
             raise ConfigError(f"timeouts must be above 0, not {timeout_s!r} and {connect_timeout_s!r}")
@@ -172,12 +183,12 @@ class HttpEngine:
         self._root = root_of(base_url)
         self._transport = transport
         self._headers = _checked_headers(extra_headers or {}, "extra_headers")
-        if api_key:
-            self._headers = {
-                **_checked_headers({"Authorization": f"Bearer {api_key}"}, "api_key"),
-                **self._headers,
-            }
-        self._secret = api_key.encode() if api_key else b""
+        self._keeps_key = bool(api_key) and not allow_auth_headers
+        self._check_auth(self._headers)
+        self._secrets = [*([api_key.encode()] if api_key else []), *_secrets_in(self._headers)]
+        if api_key and not any(name.lower() == "authorization" for name in self._headers):
+            own = _checked_headers({"Authorization": f"Bearer {api_key}"}, "api_key")
+            self._headers = {**own, **self._headers}
         self._timeouts = aiohttp.ClientTimeout(
             total=timeout_s, sock_connect=connect_timeout_s, sock_read=timeout_s
         )
@@ -206,16 +217,41 @@ class HttpEngine:
             EngineError, TransportError: See `tokentrue.errors`.
         """
         call = self._transport.write_generate(request)
-        limit = await self._context_limit(request.model)
-        if limit is not None and len(request.prompt_ids) >= limit:
-            raise OverlongPromptError(len(request.prompt_ids), limit)
-        attempt = await self._sent(call, request.headers, self._timeouts, 0)
+        await self.check_room(request.model, len(request.prompt_ids))
+        return await self.exchange(
+            call, lambda reply: self._transport.read_generate(request, reply), request.headers
+        )
+
+    async def check_room(self, model: str, prompt_len: int) -> None:
+        """Refuse a prompt that is known to leave no room, before anything is sent.
+
+        Raises:
+            OverlongPromptError: The server has told the model's context limit, and the prompt reaches it.
+        """
+        limit = await self._context_limit(model)
+        if limit is not None and prompt_len >= limit:
+            raise OverlongPromptError(prompt_len, limit)
+
+    async def exchange(
+        self, call: HttpCall, read: Callable[[HttpReply], T], headers: Mapping[str, str] | None = None
+    ) -> T:
+        """Make one call and read its reply, again when the server says "later"; see the module's docstring.
+
+        Args:
+            read: A codec's reader: gives the value, or raises what the reply is.
+            headers: Of this call; they win over `extra_headers`.
+
+        Raises:
+            ConfigError: A header cannot be sent.
+            EngineError, TransportError: See `tokentrue.errors`.
+        """
+        attempt = await self._sent(call, headers or {}, self._timeouts, 0)
         while True:
             try:
-                return self._transport.read_generate(request, attempt.reply)
+                return read(attempt.reply)
             except EngineBusyError as exc:
                 spent = await self._waited(exc, attempt.spent)
-            attempt = await self._sent(call, request.headers, self._timeouts, spent)
+            attempt = await self._sent(call, headers or {}, self._timeouts, spent)
 
     async def describe(self, model: str | None = None) -> EngineInfo:
         """What `GET /v1/models` tells; the context limit of a model is remembered once it was told.
@@ -270,6 +306,15 @@ class HttpEngine:
             self._limit_asked_at[model] = time.monotonic()
             return self._limits.get(model)
 
+    def _check_auth(self, headers: Mapping[str, str]) -> None:
+        """Refuse a header that would replace the authentication by the key, by its name and never its value."""
+        for name in headers if self._keeps_key else ():
+            if name.lower() in AUTHORIZATION_HEADERS:
+                raise ConfigError(
+                    f"the header {name!r} would replace the authentication by api_key; leave it out, or set "
+                    f"allow_auth_headers"
+                )
+
     async def _opened(self) -> _Pool:
         """The connection pool of the running loop."""
         if self._is_closed:
@@ -295,6 +340,7 @@ class HttpEngine:
     ) -> _Attempt:
         """One whole reply, whatever its status, after `spent` repetitions of the same call."""
         own = _checked_headers(headers, "headers")
+        self._check_auth(own)
         while True:
             progress = _Progress()
             try:
@@ -329,9 +375,9 @@ class HttpEngine:
             raise error_from(exc, where) from None
         except (aiohttp.ClientError, OSError) as exc:
             raise error_from(exc, where) from exc
-        if self._secret and response.status >= 400:
+        for secret in (*self._secrets, *_secrets_in(headers)):
             # Some gateways repeat a rejected key in their answer, and answers end up in error messages.
-            body = body.replace(self._secret, b"***")
+            body = body.replace(secret, b"***")
         return HttpReply(response.status, {k.lower(): v for k, v in response.headers.items()}, body)
 
     async def _waited(self, busy: EngineBusyError, spent: int) -> int:

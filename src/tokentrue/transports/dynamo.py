@@ -28,6 +28,7 @@ from tokentrue.errors import (
     UnsupportedParameterError,
 )
 from tokentrue.generation import FinishReason, GenerateRequest, Generation, Usage, make_tokens
+from tokentrue.sampling import SamplingParams
 from tokentrue.transports.bodies import JSON_HEADERS, check_prompt, json_bytes, with_ids
 from tokentrue.transports.evidence import (
     NOT_THERE,
@@ -43,7 +44,7 @@ from tokentrue.transports.evidence import (
     paired_logprobs,
 )
 from tokentrue.transports.models import models_call, read_model_cards
-from tokentrue.transports.parameters import DYNAMO, place_parameters
+from tokentrue.transports.parameters import DYNAMO, Fate, OnUnsupported, place_parameters
 from tokentrue.transports.refusals import ServerWords, refusal, unreadable
 from tokentrue.transports.transport import HttpCall, HttpReply, ModelCard
 
@@ -68,25 +69,29 @@ HINT_KEYS = frozenset({"priority", "strict_priority", "osl", "speculative_prefil
 LOGPROB_TOLERANCE = 1e-3
 """Nats by which the frontend's (fp32) and the worker's copy of one log-probability may differ."""
 
-_WORDS = ServerWords(
+WORDS = ServerWords(
     name="Dynamo",
     route_advice="this path is served by `python -m dynamo.frontend`; check the base URL",
 )
-_ADVICE = (
+ADVICE = (
     "unset DYN_DISABLE_FRONTEND_NVEXT on the frontend and use Dynamo 1.3 or later (1.1.1 and older ignore "
     "nvext.token_data and answer the placeholder message)"
 )
 
 
-class _EngineData(msgspec.Struct):
+class EngineDataWire(msgspec.Struct):
+    """`nvext.engine_data`: what the worker says of its own completion."""
+
     completion_token_ids: list[int] | None = None
     completion_logprobs: list[float | None] | None = None
     prompt_token_ids: msgspec.Raw = NOT_THERE
     finished: bool | None = None
 
 
-class _Nvext(msgspec.Struct):
-    engine_data: _EngineData | None = None
+class NvextWire(msgspec.Struct):
+    """`nvext` of a reply."""
+
+    engine_data: EngineDataWire | None = None
     completion_token_ids: list[int] | None = None
     prompt_token_ids: msgspec.Raw = NOT_THERE
     stop_reason: int | str | None = None
@@ -108,7 +113,7 @@ class _Reply(msgspec.Struct):
     id: str | None = None
     model: str | None = None
     usage: UsageWire | None = None
-    nvext: _Nvext | None = None
+    nvext: NvextWire | None = None
 
 
 _DECODER = msgspec.json.Decoder(_Reply)
@@ -121,10 +126,12 @@ class DynamoTransport:
     Args:
         send_tools: Also send `request.tools`, so that a frontend with a tool parser reads the calls. They
             are already part of the rendered prompt; nothing here needs them.
+        on_unsupported: What a parameter that this route cannot take does.
     """
 
     name: str = "dynamo"
     send_tools: bool = False
+    on_unsupported: OnUnsupported = OnUnsupported.RAISE
 
     def write_generate(self, request: GenerateRequest) -> HttpCall:
         """The bytes that ask for one completion of exactly `request.prompt_ids`.
@@ -136,10 +143,7 @@ class DynamoTransport:
             InvalidTokenIdError: The prompt is empty or has an id outside the vocabulary.
         """
         check_prompt(request)
-        own = _checked_nvext(request.sampling.extra.get("nvext"))
-        others = {key: value for key, value in request.sampling.extra.items() if key != "nvext"}
-        body = place_parameters(replace(request.sampling, extra=others), DYNAMO, self.name)
-        nvext = _merged_nvext(own, body.pop("nvext", {}))
+        nvext, body = nvext_and_body(request.sampling, DYNAMO, self.name, self.on_unsupported)
         nvext_json = with_ids("token_data", request.prompt_ids.json_items(), json_bytes(nvext, self.name))
         body = {"model": request.model, "messages": PLACEHOLDER, "stream": False, "logprobs": True, **body}
         if self.send_tools and request.tools:
@@ -166,14 +170,14 @@ class DynamoTransport:
         answer = _decoded(request, reply)
         if len(answer.choices) != 1:
             raise MalformedReplyError(f"one completion was asked for, {len(answer.choices)} came", status=200)
-        choice, nvext = answer.choices[0], answer.nvext or _Nvext()
-        check_prompt_count(request, answer.usage, _ADVICE)
+        choice, nvext = answer.choices[0], answer.nvext or NvextWire()
+        check_prompt_count(request, answer.usage, ADVICE)
         finish_reason = finish_reason_from(choice.finish_reason)
         ids = _sampled_ids(request, choice, nvext)
         echoed = _check_used(request, answer.usage, nvext)
         _check_finished(request, finish_reason, ids, answer.usage, nvext)
         if ids is None:
-            raise EvidenceError(f"the reply carries no sampled ids; {_ADVICE}", status=200)
+            raise EvidenceError(f"the reply carries no sampled ids; {ADVICE}", status=200)
         check_completion(request, ids, answer.usage)
         check_stop_id(ids, finish_reason, nvext.stop_reason)
         logprobs = _logprobs(request, ids, choice, nvext)
@@ -198,7 +202,21 @@ class DynamoTransport:
         Raises:
             EngineError: The reply is no model list.
         """
-        return read_model_cards(reply, _WORDS)
+        return read_model_cards(reply, WORDS)
+
+
+def nvext_and_body(
+    sampling: SamplingParams, table: Mapping[str, Fate], where: str, on_unsupported: OnUnsupported
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The caller's parameters as the request's `nvext` and as the rest of its body.
+
+    Raises:
+        UnsupportedParameterError: Dynamo would refuse a parameter, or a key of the caller's `nvext`.
+    """
+    own = _checked_nvext(sampling.extra.get("nvext"))
+    others = {key: value for key, value in sampling.extra.items() if key != "nvext"}
+    body = place_parameters(replace(sampling, extra=others), table, where, on_unsupported)
+    return _merged_nvext(own, body.pop("nvext", {})), body
 
 
 def _object(value: Any, name: str) -> dict[str, Any]:
@@ -254,13 +272,13 @@ def _merged_nvext(own: dict[str, Any], placed: Mapping[str, Any]) -> dict[str, A
 
 
 def _decoded(request: GenerateRequest, reply: HttpReply) -> _Reply:
-    refused = refusal(reply, request, _WORDS)
+    refused = refusal(reply, request, WORDS)
     if refused is not None:
         raise refused
     try:
         return _DECODER.decode(reply.body)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as exc:
-        raise unreadable(reply, request, _WORDS, str(exc)) from exc
+        raise unreadable(reply, request, WORDS, str(exc)) from exc
 
 
 def _item_ids(choice: _Choice) -> list[int] | None:
@@ -272,7 +290,7 @@ def _item_ids(choice: _Choice) -> list[int] | None:
     return ids if len(ids) == len(named) else None
 
 
-def _sampled_ids(request: GenerateRequest, choice: _Choice, nvext: _Nvext) -> list[int] | None:
+def _sampled_ids(request: GenerateRequest, choice: _Choice, nvext: NvextWire) -> list[int] | None:
     """The ids that were delivered, or None when the reply names none.
 
     Raises:
@@ -296,12 +314,12 @@ def _sampled_ids(request: GenerateRequest, choice: _Choice, nvext: _Nvext) -> li
     return ids
 
 
-def _check_used(request: GenerateRequest, usage: UsageWire | None, nvext: _Nvext) -> bool:
+def _check_used(request: GenerateRequest, usage: UsageWire | None, nvext: NvextWire) -> bool:
     """Law 4: whether the prompt ids were echoed; anything that does not show that they were used raises."""
     worker = nvext.engine_data
-    by_frontend = echo_equals(request, nvext.prompt_token_ids, "nvext.prompt_token_ids", _ADVICE)
+    by_frontend = echo_equals(request, nvext.prompt_token_ids, "nvext.prompt_token_ids", ADVICE)
     by_worker = worker is not None and echo_equals(
-        request, worker.prompt_token_ids, "nvext.engine_data.prompt_token_ids", _ADVICE
+        request, worker.prompt_token_ids, "nvext.engine_data.prompt_token_ids", ADVICE
     )
     echoed = by_frontend or by_worker
     counted = usage is not None and usage.prompt_tokens is not None
@@ -309,7 +327,7 @@ def _check_used(request: GenerateRequest, usage: UsageWire | None, nvext: _Nvext
         worker is not None and worker.completion_token_ids is not None
     )
     if not echoed and not (counted and honoured):
-        raise EvidenceError(f"nothing in the reply shows that the prompt ids were used; {_ADVICE}", status=200)
+        raise EvidenceError(f"nothing in the reply shows that the prompt ids were used; {ADVICE}", status=200)
     return echoed
 
 
@@ -318,7 +336,7 @@ def _check_finished(
     finish_reason: FinishReason,
     ids: Sequence[int] | None,
     usage: UsageWire | None,
-    nvext: _Nvext,
+    nvext: NvextWire,
 ) -> None:
     """Tell a finished turn from one that was given up and is called "stop" all the same.
 
@@ -376,7 +394,7 @@ def _ended_by_stop(request: GenerateRequest, ids: Sequence[int] | None, stop_rea
     return ids[-1] == stop_reason or ids[-1] in request.sampling.stop_token_ids
 
 
-def _logprobs(request: GenerateRequest, ids: list[int], choice: _Choice, nvext: _Nvext) -> list[float]:
+def _logprobs(request: GenerateRequest, ids: list[int], choice: _Choice, nvext: NvextWire) -> list[float]:
     """One log-probability for each id: the frontend's items when they align, else the worker's list.
 
     Raises:
@@ -396,7 +414,7 @@ def _logprobs(request: GenerateRequest, ids: list[int], choice: _Choice, nvext: 
     return values
 
 
-def _worker_logprobs(ids: Sequence[int], worker: _EngineData | None) -> list[float] | None:
+def _worker_logprobs(ids: Sequence[int], worker: EngineDataWire | None) -> list[float] | None:
     """The worker's log-probabilities of `ids`, or None when it gave none that belong to its own ids."""
     if worker is None or worker.completion_logprobs is None or worker.completion_token_ids is None:
         return None

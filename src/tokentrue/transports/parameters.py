@@ -10,12 +10,24 @@ vLLM's are the fields of `SamplingParams` and of `GenerateRequest` in 0.32.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
+from enum import Enum
+from functools import lru_cache
 from typing import Any
 
 from tokentrue.errors import UnsupportedParameterError
 from tokentrue.sampling import SamplingParams
+
+_LOGGER = logging.getLogger(__name__)
+
+
+class OnUnsupported(Enum):
+    """What a parameter that an engine cannot take does: it raises, or it is left out with a warning."""
+
+    RAISE = "raise"
+    WARN = "warn"
 
 
 class _Nothing:
@@ -145,6 +157,42 @@ VLLM: Mapping[str, Fate] = {
 
 _NO_DYNAMO = "Dynamo 1.6.1 answers 400 to any key it does not know"
 
+_CHAT_ANYWHERE: dict[str, Fate] = {
+    **_ANYWHERE,
+    **_refused(
+        "the messages are the prompt", "prompt", "prompt_token_ids", "token_ids", "tokens", "prompt_embeds"
+    ),
+    **_refused("they are given as the prompt", "messages"),
+    **_refused("they are given as tools of the call", "tools"),
+    **_refused("a turn ends with the assistant's own message", "echo", "suffix"),
+}
+
+VLLM_CHAT: Mapping[str, Fate] = {
+    **_CHAT_ANYWHERE,
+    **_sent((), "temperature", "top_p", "top_k", "min_p", "min_tokens", "seed", "stop", "stop_token_ids"),
+    **_sent((), "ignore_eos", "logit_bias", "frequency_penalty", "presence_penalty", "repetition_penalty"),
+    "max_tokens": Sent(("max_completion_tokens",)),
+    "priority": Sent(("priority",), _negated),
+    "cache_salt": Sent(("cache_salt",)),
+    "logprobs": Sent(("top_logprobs",), _alternatives_or_all),
+    "top_logprobs": Sent(("top_logprobs",), _alternatives_or_all),
+    **_sent((), "response_format", "structured_outputs", "tool_choice", "parallel_tool_calls", "reasoning_effort"),
+    **_sent((), "chat_template", "chat_template_kwargs", "add_generation_prompt", "continue_final_message"),
+    **_sent((), "documents", "include_reasoning", "mm_processor_kwargs", "media_io_kwargs", "add_special_tokens"),
+    **_sent((), "truncate_prompt_tokens", "truncation_side", "allowed_token_ids", "bad_words", "prompt_logprobs"),
+    **_sent((), "include_stop_str_in_output", "skip_special_tokens", "spaces_between_special_tokens"),
+    **_sent((), "logprob_token_ids", "thinking_token_budget", "repetition_detection", "request_id", "user"),
+    **_sent((), "vllm_xargs", "kv_transfer_params", "ec_transfer_params", "routed_experts_prompt_start"),
+    "return_token_ids": Fixed(True, "a turn without its ids is no sample"),
+    "return_tokens_as_token_ids": Fixed(True, "each log-probability names the id that it is for"),
+    **_refused(
+        "use structured_outputs",
+        *("guided_json", "guided_regex", "guided_choice", "guided_grammar", "guided_decoding_backend"),
+        *("structural_tag",),
+    ),
+    "nvext": Refused("it belongs to the transport 'dynamo'"),
+}
+
 DYNAMO: Mapping[str, Fate] = {
     **_ANYWHERE,
     **_sent((), "temperature", "top_p", "top_k", "min_p", "min_tokens", "seed", "stop", "stop_token_ids"),
@@ -173,7 +221,26 @@ DYNAMO: Mapping[str, Fate] = {
     **_refused("the transport decides whether tools are sent", "tools"),
 }
 
-UNKNOWN: Mapping[str, str] = {"vllm": _NO_FIELD, "dynamo": _NO_DYNAMO}
+DYNAMO_CHAT: Mapping[str, Fate] = {
+    **DYNAMO,
+    **{name: fate for name, fate in _CHAT_ANYWHERE.items() if isinstance(fate, Refused)},
+}
+"""The same route without `nvext.token_data`: the frontend renders, and refuses the same keys."""
+
+TABLES: Mapping[str, Mapping[str, Fate]] = {
+    "vllm": VLLM,
+    "vllm chat": VLLM_CHAT,
+    "dynamo": DYNAMO,
+    "dynamo chat": DYNAMO_CHAT,
+}
+"""Every table by the name that errors and the documentation give it."""
+
+UNKNOWN: Mapping[str, str] = {
+    "vllm": _NO_FIELD,
+    "vllm chat": _NO_FIELD,
+    "dynamo": _NO_DYNAMO,
+    "dynamo chat": _NO_DYNAMO,
+}
 """Advice for a parameter that has no row."""
 
 
@@ -202,11 +269,17 @@ def _place(body: dict[str, Any], path: tuple[str, ...], value: Any, parameter: s
     target[path[-1]] = value
 
 
-def place_parameters(sampling: SamplingParams, table: Mapping[str, Fate], where: str) -> dict[str, Any]:
+def place_parameters(
+    sampling: SamplingParams,
+    table: Mapping[str, Fate],
+    where: str,
+    on_unsupported: OnUnsupported = OnUnsupported.RAISE,
+) -> dict[str, Any]:
     """The part of a request body that the caller's parameters make, nested as `table` says.
 
     Args:
-        where: The transport's name, for the error and for `UNKNOWN`.
+        where: The table's name, for the error and for `UNKNOWN`.
+        on_unsupported: `WARN` leaves a parameter that cannot be sent out, and logs that once.
 
     Raises:
         UnsupportedParameterError: A parameter is refused, unknown, of a type that its place cannot
@@ -214,17 +287,32 @@ def place_parameters(sampling: SamplingParams, table: Mapping[str, Fate], where:
     """
     body: dict[str, Any] = {}
     for name, value in given_parameters(sampling).items():
-        fate = table.get(name, Refused(UNKNOWN.get(where, "it has no row in the table")))
-        if isinstance(fate, Refused):
-            raise UnsupportedParameterError(name, where, fate.advice)
-        if isinstance(fate, Fixed):
-            if value is not fate.value and value != fate.value:
-                raise UnsupportedParameterError(name, where, f"it is always {fate.value!r}: {fate.advice}")
-            continue
         try:
-            written = fate.convert(value)
-        except ValueError as exc:
-            raise UnsupportedParameterError(name, where, str(exc)) from exc
-        if written is not NOTHING:
-            _place(body, fate.path, written, name, where)
+            _place_one(body, name, value, table, where)
+        except UnsupportedParameterError as exc:
+            if on_unsupported is OnUnsupported.RAISE:
+                raise
+            _warn_once(str(exc))
     return body
+
+
+def _place_one(body: dict[str, Any], name: str, value: Any, table: Mapping[str, Fate], where: str) -> None:
+    fate = table.get(name, Refused(UNKNOWN.get(where, "it has no row in the table")))
+    if isinstance(fate, Refused):
+        raise UnsupportedParameterError(name, where, fate.advice)
+    if isinstance(fate, Fixed):
+        if value is not fate.value and value != fate.value:
+            raise UnsupportedParameterError(name, where, f"it is always {fate.value!r}: {fate.advice}")
+        return
+    try:
+        written = fate.convert(value)
+    except ValueError as exc:
+        raise UnsupportedParameterError(name, where, str(exc)) from exc
+    if written is not NOTHING:
+        _place(body, fate.path, written, name, where)
+
+
+@lru_cache(maxsize=1024)
+def _warn_once(words: str) -> None:
+    # Thousands of rollouts leave the same parameter out; one line says so.
+    _LOGGER.warning("%s; it is left out", words)

@@ -20,19 +20,27 @@ from tokentrue.errors import (
     EngineFailureError,
     EngineRequestError,
     MalformedReplyError,
+    MaxTokensTooLargeError,
     OverlongPromptError,
     RouteMissingError,
     TokentrueError,
     UnknownModelError,
 )
-from tokentrue.generation import GenerateRequest
+from tokentrue.generation import ChatRequest, GenerateRequest
 from tokentrue.transports.transport import HttpReply
+
+AnyRequest = GenerateRequest | ChatRequest
 
 EXCERPT_CHARS = 300
 
 _LIMIT = re.compile(
     r"(?:(?:context|model|sequence) (?:length|window)|max_model_len|configured limit)"
     r"(?: is| of)?[\s(:=]*(\d{1,9})",
+    re.IGNORECASE,
+)
+_PROMPT_COUNT = re.compile(
+    r"(?:prompt contains(?: at least)?|prompt \(length|(?:prompt|request) has)\s*(\d{1,9})\b"
+    r"|(\d{1,9}) in the messages",
     re.IGNORECASE,
 )
 _OVERLONG_WORDS = (
@@ -75,6 +83,7 @@ class _Complaint:
     code: int | None = None
     is_context_length: bool = False
     limit: int | None = None
+    actual: int | None = None
 
 
 def excerpt(body: bytes) -> str:
@@ -118,6 +127,7 @@ def _complaint_from(value: Mapping[str, Any]) -> _Complaint | None:
         code=_integer(inner.get("code")),
         is_context_length=details.get("type") == "context_length",
         limit=_integer(details.get("limit")),
+        actual=_integer(details.get("actual")),
     )
 
 
@@ -147,34 +157,59 @@ def _until(text: str, headers: Mapping[str, str]) -> float | None:
     return max(wait.total_seconds(), 0.0)
 
 
-def _overlong(complaint: _Complaint, request: GenerateRequest, status: int) -> TokentrueError | None:
+def _overlong(complaint: _Complaint, request: AnyRequest, status: int) -> TokentrueError | None:
     """The error for a length complaint, or None when `complaint` is about something else.
 
     One and the same 400 means "the prompt is too long" and "prompt plus max_tokens is too long" (Dynamo
-    1.6.1 always, older vLLM by its words), so it is decided by the count of what was sent.
+    1.6.1 always, older vLLM by its words), so it is decided by the length of the prompt where that is known.
     """
     words = f"{complaint.message} {complaint.kind}".lower()
     if not complaint.is_context_length and not any(phrase in words for phrase in _OVERLONG_WORDS):
         return None
     found = _LIMIT.search(complaint.message)
     limit = complaint.limit if complaint.limit is not None else int(found.group(1)) if found else None
-    prompt_len = len(request.prompt_ids)
+    prompt_len = request.prompt_len if request.prompt_len is not None else _told_prompt_len(complaint, request)
     if limit is None:
-        if any(phrase in words for phrase in _PROMPT_IS_TO_BLAME):
+        if any(phrase in words for phrase in _PROMPT_IS_TO_BLAME) and prompt_len is not None:
             # Not told, but a prompt of this length was refused, so it cannot be larger.
             return OverlongPromptError(prompt_len, prompt_len)
         return EngineRequestError(
             "the request is longer than the context", status=status, detail=complaint.message
         )
-    if prompt_len >= limit:
+    if prompt_len is not None and prompt_len >= limit:
         return OverlongPromptError(prompt_len, limit)
-    return EngineRequestError(
-        f"max_tokens={request.sampling.max_tokens} is too large: the prompt has {prompt_len} tokens and the "
-        f"context limit is {limit}, which leaves room for {limit - prompt_len}; lower max_tokens to that or "
-        f"leave it out",
+    if prompt_len is None and request.sampling.max_tokens is None:
+        return OverlongPromptError(limit, limit)
+    if prompt_len is None:
+        count, advice = "an unknown number of", "lower max_tokens or leave it out"
+    else:
+        room = limit - prompt_len
+        count, advice = str(prompt_len), f"which leaves room for {room}; lower max_tokens to that or leave it out"
+    return MaxTokensTooLargeError(
+        f"max_tokens={request.sampling.max_tokens} is too large: the prompt has {count} tokens and the "
+        f"context limit is {limit}, {advice}",
+        limit=limit,
+        prompt_len=prompt_len,
         status=status,
         detail=complaint.message,
     )
+
+
+def _told_prompt_len(complaint: _Complaint, request: AnyRequest) -> int | None:
+    """The length of a prompt that the engine rendered, where its complaint tells it without doubt.
+
+    Dynamo's `actual` is the prompt alone when that is too long, else prompt and `max_tokens` together; it is
+    told apart only where one of the two readings contradicts itself.
+    """
+    found = _PROMPT_COUNT.search(complaint.message)
+    if found:
+        return int(found.group(1) or found.group(2))
+    actual, limit, asked = complaint.actual, complaint.limit, request.sampling.max_tokens
+    if actual is None or limit is None:
+        return None
+    if asked is None or actual <= asked or actual - asked >= limit:
+        return actual
+    return None if actual > limit else actual
 
 
 def _not_found(complaint: _Complaint, status: int, words: ServerWords) -> TokentrueError:
@@ -194,7 +229,7 @@ def _route_missing(complaint: _Complaint, status: int, words: ServerWords) -> To
 
 
 def _client_error(
-    complaint: _Complaint, status: int, request: GenerateRequest | None, words: ServerWords
+    complaint: _Complaint, status: int, request: AnyRequest | None, words: ServerWords
 ) -> TokentrueError:
     detail = complaint.message
     if status == 401:
@@ -212,7 +247,7 @@ def _client_error(
 
 
 def _by_status(
-    complaint: _Complaint, status: int, reply: HttpReply, request: GenerateRequest | None, words: ServerWords
+    complaint: _Complaint, status: int, reply: HttpReply, request: AnyRequest | None, words: ServerWords
 ) -> TokentrueError:
     detail = complaint.message
     if status in (429, 503):
@@ -232,7 +267,7 @@ def _by_status(
     return EngineFailureError(f"{words.name} failed", status=status, detail=detail)
 
 
-def refusal(reply: HttpReply, request: GenerateRequest | None, words: ServerWords) -> TokentrueError | None:
+def refusal(reply: HttpReply, request: AnyRequest | None, words: ServerWords) -> TokentrueError | None:
     """The error that `reply` is, or None when it is a 200 that carries no error object.
 
     Args:
@@ -262,14 +297,14 @@ def _streamed_complaint(body: bytes) -> _Complaint | None:
 
 
 def _inside_200(
-    complaint: _Complaint, reply: HttpReply, request: GenerateRequest | None, words: ServerWords
+    complaint: _Complaint, reply: HttpReply, request: AnyRequest | None, words: ServerWords
 ) -> TokentrueError:
     if complaint.code is not None and 400 <= complaint.code < 600:
         return _by_status(complaint, complaint.code, reply, request, words)
     return EngineFailureError(f"{words.name} reports an error inside a 200", status=200, detail=complaint.message)
 
 
-def unreadable(reply: HttpReply, request: GenerateRequest | None, words: ServerWords, why: str) -> TokentrueError:
+def unreadable(reply: HttpReply, request: AnyRequest | None, words: ServerWords, why: str) -> TokentrueError:
     """The error for a 200 whose body is not the promised object: an error inside it, a stream, or garbage."""
     value = _json_object(reply.body)
     complaint = _complaint_from(value) if value is not None and not value.get("choices") else None

@@ -26,13 +26,13 @@ from tokentrue.transports.evidence import (
     paired_logprobs,
 )
 from tokentrue.transports.models import models_call, read_model_cards
-from tokentrue.transports.parameters import VLLM, place_parameters
+from tokentrue.transports.parameters import VLLM, OnUnsupported, place_parameters
 from tokentrue.transports.refusals import ServerWords, refusal, unreadable
 from tokentrue.transports.transport import HttpCall, HttpReply, ModelCard
 
 GENERATE_PATH = "/inference/v1/generate"
 
-_WORDS = ServerWords(
+WORDS = ServerWords(
     name="vLLM",
     route_advice=(
         "start `vllm serve` with --enable-scale-out (a Dynamo frontend: DYN_VLLM_ENABLE_INFERENCE_V1_GENERATE=1, "
@@ -70,9 +70,14 @@ _DECODER = msgspec.json.Decoder(_Reply)
 
 @dataclass(frozen=True, slots=True)
 class VllmTransport:
-    """The codec that `renderer_transport="vllm"` selects."""
+    """The codec that `renderer_transport="vllm"` selects.
+
+    Args:
+        on_unsupported: What a parameter that this route cannot take does.
+    """
 
     name: str = "vllm"
+    on_unsupported: OnUnsupported = OnUnsupported.RAISE
 
     def write_generate(self, request: GenerateRequest) -> HttpCall:
         """The bytes that ask for one completion of exactly `request.prompt_ids`.
@@ -86,7 +91,7 @@ class VllmTransport:
             InvalidTokenIdError: The prompt is empty or has an id outside the vocabulary.
         """
         check_prompt(request)
-        body = place_parameters(request.sampling, VLLM, self.name)
+        body = place_parameters(request.sampling, VLLM, self.name, self.on_unsupported)
         asked = body.pop("sampling_params", {})
         sampling = {"logprobs": 1, "skip_special_tokens": False, **asked}
         body = {"model": request.model, "sampling_params": sampling, "return_token_ids": True, **body}
@@ -142,14 +147,14 @@ class VllmTransport:
         Raises:
             EngineError: The reply is no model list.
         """
-        return read_model_cards(reply, _WORDS)
+        return read_model_cards(reply, WORDS)
 
 
 def _decoded(request: GenerateRequest, reply: HttpReply) -> _Reply:
-    refused = refusal(reply, request, _WORDS)
+    refused = refusal(reply, request, WORDS)
     if refused is not None:
         raise refused
     try:
         return _DECODER.decode(reply.body)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as exc:
-        raise unreadable(reply, request, _WORDS, str(exc)) from exc
+        raise unreadable(reply, request, WORDS, str(exc)) from exc
