@@ -15,6 +15,12 @@ Two kinds of noise are put in on purpose, because large models have them and a t
 the wording and the JSON spacing of a turn vary, and in one assistant turn of twenty the words are encoded with
 BPE dropout, so that the trained model now and then samples ids which encoding the same text again would not
 give. That rate is a property of this training, not a measurement of any other model.
+
+The shipped checkpoint was not made by one such command but by six runs of this script on two shared CPU cores,
+each resuming the one before: about 22 million ids in 70 minutes. The last two were `--resume … --decay-share 1`
+with `--steps 2300 --matrix-lr 0.010` and `--steps 1300 --matrix-lr 0.005 --other-lr 0.0015`. On 400 held-out
+tasks each, at temperature 1, it solves 92 % of the calculator's and 95 % of the shop's, and 3 % of its turns are
+spelled with other ids than the encoder would use.
 """
 
 import argparse
