@@ -71,6 +71,11 @@ def test_top_p_draws_from_the_smallest_set_that_reaches_p(logits: np.ndarray, to
     assert probabilities[probabilities > probabilities[draw.token_id]].sum() < top_p + 1e-9
 
 
+def test_top_k_sees_differences_that_vanish_in_the_normalised_logs() -> None:
+    logits = np.array([0.0, 1e-45], np.float32)
+    assert Sampler(SamplerOptions(top_k=1), 0, LogprobsMode.RAW).draw(logits).token_id == 1
+
+
 @given(LOGITS, st.floats(0.01, 1), st.integers(0, 1000))
 def test_min_p_draws_nothing_far_below_the_likeliest(logits: np.ndarray, min_p: float, seed: int) -> None:
     draw = Sampler(SamplerOptions(min_p=min_p), seed, LogprobsMode.RAW).draw(logits)

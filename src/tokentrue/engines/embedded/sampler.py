@@ -108,10 +108,11 @@ def processed_logprobs(logits: Wide, options: SamplerOptions) -> Wide:
     logs = logs - log_sum_exp(logs)
     if options.min_p > 0:
         logs = np.where(logs < logs.max() + math.log(options.min_p), -math.inf, logs)
+    # By the logits themselves: subtracting the log-sum makes equal what differs in the last bits only.
     if 0 < options.top_k < len(logs):
-        logs = _keep(logs, np.argsort(-logs, kind="stable")[: options.top_k])
+        logs = _keep(logs, np.argsort(-logits, kind="stable")[: options.top_k])
     if options.top_p < 1:
-        order = np.argsort(-logs, kind="stable")
+        order = np.argsort(-logits, kind="stable")
         probabilities = np.exp(logs[order] - log_sum_exp(logs))
         before = np.cumsum(probabilities) - probabilities
         logs = _keep(logs, order[before < options.top_p])
