@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 
 from conversations import TOOLS, assistant_messages, takes
 from tokentrue import Message, Renderer
-from tokentrue.rendering.formats.tool_calls import CallStatus
-from tokentrue.rendering.reader import MALFORMED_KEY, ReasoningState
+from tokentrue.rendering.formats.parsed import CallStatus
+from tokentrue.rendering.formats.reasoning import ReasoningState
+from tokentrue.rendering.reader import MALFORMED_KEY
 
 relaxed = settings(max_examples=60, deadline=None)
 

@@ -7,32 +7,26 @@ the template itself writes it between the parts.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from enum import Enum
+from typing import Any
 
 from tokentrue.messages import Message
-from tokentrue.rendering.formats.reasoning import ReasoningFormat
-from tokentrue.rendering.formats.tool_calls import (
-    CallStatus,
-    ParsedToolCall,
-    TextAndCalls,
-    ToolFormat,
-    call_of,
-    judge_tools,
+from tokentrue.rendering.formats.parsed import CallStatus, ParsedToolCall, call_of, schemas_of
+from tokentrue.rendering.formats.reasoning import ReasoningFormat, ReasoningState
+from tokentrue.rendering.formats.tool_format import ToolFormat
+from tokentrue.rendering.streaming import (
+    CallDelta,
+    ContentDelta,
+    Delta,
+    ReadingRules,
+    ReasoningDelta,
+    StreamingReader,
 )
 from tokentrue.rendering.tokenizer import Tokenizer
 
 MALFORMED_KEY = "malformed_tool_calls"
 """Key of `Message.extra` under which unreadable calls are kept, as `{"raw", "status"}` objects."""
-
-
-class ReasoningState(Enum):
-    """What the completion did about reasoning."""
-
-    ABSENT = "absent"
-    CLOSED = "closed"
-    OPEN = "open"
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +48,8 @@ class ParsedResponse:
         """The assistant message: readable calls in `tool_calls`, the others in `extra`.
 
         Args:
-            call_id_prefix: Ids are `<prefix>_<index>`; make it unique within a conversation.
+            call_id_prefix: Ids are `<prefix>_<index>` where the grammar writes none; make the prefix unique
+                within a conversation.
         """
         readable = [call_of(call, f"{call_id_prefix}_{i}") for i, call in enumerate(self.tool_calls)]
         malformed = [
@@ -80,51 +75,43 @@ class Reader:
     reasoning: ReasoningFormat | None
     tools: ToolFormat | None
 
-    def parse(
-        self, ids: Sequence[int], *, prompt_tail: Sequence[int] = (), tool_names: frozenset[str] = frozenset()
-    ) -> ParsedResponse:
-        """Read one completion.
+    def start(
+        self, *, prompt_tail: Sequence[int] = (), tools: Sequence[Mapping[str, Any]] = ()
+    ) -> StreamingReader:
+        """A reader for one completion, fed as it is sampled.
 
         Args:
-            ids: The sampled ids, with or without the stop id.
             prompt_tail: The last ids of the prompt, back to the last stop id: they tell whether the
                 generation prompt left reasoning open.
-            tool_names: Offered tools; a call to another one is `UNKNOWN_TOOL`. Empty: not judged.
+            tools: The offered tools, in OpenAI's envelope: a call to another one is `UNKNOWN_TOOL`, and
+                their schemas type parameters that are written as text. Empty: not judged.
         """
-        listed = list(ids)
-        stop_id = listed[-1] if listed and listed[-1] in self.stop_ids else None
-        if stop_id is not None:
-            listed = listed[:-1]
-        reasoning_text, state, rest = self._split_reasoning(listed, prompt_tail)
-        gap = self.reasoning.gap if self.reasoning is not None and state is ReasoningState.CLOSED else ""
-        if state is ReasoningState.OPEN or self.tools is None:
-            found = TextAndCalls(self.tokenizer.decode(rest).removeprefix(gap), ())
-        else:
-            found = self.tools.read(rest, self.tokenizer, gap)
-        return ParsedResponse(found.text, reasoning_text, state, judge_tools(found.calls, tool_names), stop_id)
+        rules = ReadingRules(
+            self.tokenizer, self.stop_ids, self.reasoning, self.tools, schemas_of(tools), tuple(prompt_tail)
+        )
+        return StreamingReader(rules)
 
-    def _split_reasoning(
-        self, ids: list[int], prompt_tail: Sequence[int]
-    ) -> tuple[str | None, ReasoningState, list[int]]:
-        form = self.reasoning
-        if form is None:
-            return None, ReasoningState.ABSENT, ids
-        start = 0
-        lead = form.lead
-        if form.is_open(prompt_tail):
-            # The prompt's own tail already holds the opener, and perhaps its white space.
-            after_opener = list(prompt_tail)[_last_index(prompt_tail, form.opener.id) + 1 :]
-            lead = lead.removeprefix(self.tokenizer.decode(after_opener)) if after_opener else lead
-        elif form.opener.id in ids and not self.tokenizer.decode(ids[: ids.index(form.opener.id)]).strip():
-            start = ids.index(form.opener.id) + 1
-        else:
-            return None, ReasoningState.ABSENT, ids
-        if form.closer.id not in ids[start:]:
-            return self.tokenizer.decode(ids[start:]).removeprefix(lead), ReasoningState.OPEN, []
-        end = ids.index(form.closer.id, start)
-        text = self.tokenizer.decode(ids[start:end]).removeprefix(lead)
-        return text.removesuffix(form.trail), ReasoningState.CLOSED, ids[end + 1 :]
+    def parse(
+        self,
+        ids: Sequence[int],
+        *,
+        prompt_tail: Sequence[int] = (),
+        tools: Sequence[Mapping[str, Any]] = (),
+    ) -> ParsedResponse:
+        """Read one completion, with or without its stop id; arguments as for `start`."""
+        reader = self.start(prompt_tail=prompt_tail, tools=tools)
+        deltas = reader.feed(ids) + reader.finish()
+        return response_of(deltas, reader)
 
 
-def _last_index(ids: Sequence[int], wanted: int) -> int:
-    return max(position for position, token_id in enumerate(ids) if token_id == wanted)
+def response_of(deltas: Sequence[Delta], reader: StreamingReader) -> ParsedResponse:
+    """The response that a finished reader gave out in `deltas`."""
+    thoughts = [delta.text for delta in deltas if isinstance(delta, ReasoningDelta)]
+    state = reader.reasoning
+    return ParsedResponse(
+        content="".join(delta.text for delta in deltas if isinstance(delta, ContentDelta)),
+        reasoning_content=None if state is ReasoningState.ABSENT else "".join(thoughts),
+        reasoning=state,
+        tool_calls=tuple(delta.call for delta in deltas if isinstance(delta, CallDelta)),
+        stop_id=reader.stop_id,
+    )

@@ -21,7 +21,8 @@ from tokentrue.rendering.certificate import (
 )
 from tokentrue.rendering.chat_template import ChatTemplate
 from tokentrue.rendering.formats.reasoning import derive_reasoning
-from tokentrue.rendering.formats.tool_calls import ToolFormat, derive_tool_format
+from tokentrue.rendering.formats.tool_calls import derive_tool_format
+from tokentrue.rendering.formats.tool_format import ToolFormat
 from tokentrue.rendering.reader import ParsedResponse, Reader
 from tokentrue.rendering.rendered import UNKNOWN_WRITERS, MaskedConversation, RenderedTokens
 from tokentrue.rendering.spans import character_spans, token_spans
@@ -183,8 +184,8 @@ class Renderer:
             tools: The offered tools: a call to another one is `UNKNOWN_TOOL`.
         """
         prompt = _token_ids(prompt_ids)
-        names = frozenset(str(tool["function"]["name"]) for tool in tools_from(tools))
-        return self.reader.parse(ids, prompt_tail=prompt_tail(prompt, self.stop_ids), tool_names=names)
+        tail = prompt_tail(prompt, self.stop_ids)
+        return self.reader.parse(ids, prompt_tail=tail, tools=tools_from(tools))
 
     def get_stop_token_ids(self) -> tuple[int, ...]:
         """The ids that end a completion: generation_config's, the tokenizer's eos, the template's close."""

@@ -117,6 +117,11 @@ class Tokenizer:
         """The added token with that id, if there is one."""
         return self._added_ids.get(token_id)
 
+    def is_byte(self, token_id: int) -> bool:
+        """Whether the token is one byte written `<0x0A>`, as SentencePiece spells what it has no piece for."""
+        text = self.backend.id_to_token(token_id)
+        return text is not None and len(text) == 6 and text.startswith("<0x") and text.endswith(">")
+
     def added_tokens(self) -> tuple[AddedTokenInfo, ...]:
         """All added tokens, by id."""
         return tuple(self._added_ids[token_id] for token_id in sorted(self._added_ids))

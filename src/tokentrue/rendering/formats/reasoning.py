@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from enum import Enum
 
 from tokentrue.errors import TemplateRenderError
 from tokentrue.messages import Message
@@ -12,6 +13,14 @@ from tokentrue.rendering.template_messages import MessageForm
 from tokentrue.rendering.tokenizer import AddedTokenInfo, Tokenizer
 
 _USER, _REASONING, _CONTENT = "qzUser3", "qzReason3", "qzContent3"
+
+
+class ReasoningState(Enum):
+    """What a completion did about reasoning."""
+
+    ABSENT = "absent"
+    CLOSED = "closed"
+    OPEN = "open"
 
 
 @dataclass(frozen=True, slots=True)

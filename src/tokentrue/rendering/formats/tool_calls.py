@@ -1,216 +1,54 @@
-"""Grammars of tool calls, each derived by rendering a known call and recognising it.
+"""Which grammar of tool calls a template writes: derived by rendering known calls and recognising them.
 
-A grammar is never guessed from a model's name: `derive_tool_format` renders one call and two calls
-through the template and takes the first grammar that reads both back.
+A grammar is never guessed from a model's name. Each recogniser looks for its own shape in the probes'
+renderings; the first whose format then *reads back* every probe that the template can render is the
+template's. Where none does, calls are not read, and the certificate says so.
 """
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
-from enum import Enum
-from typing import Protocol
 
-import msgspec
-
-from tokentrue.errors import TemplateRenderError
-from tokentrue.messages import Message, ToolCall
 from tokentrue.rendering.chat_template import ChatTemplate
-from tokentrue.rendering.template_messages import PROBE_CALL, PROBE_TOOL, MessageForm
-from tokentrue.rendering.tokenizer import AddedTokenInfo, Tokenizer
+from tokentrue.rendering.formats.bare_json import BareJson
+from tokentrue.rendering.formats.block_glue import BlockGlue, Surroundings, take_apart
+from tokentrue.rendering.formats.gemma import QuotedFields
+from tokentrue.rendering.formats.harmony import Channels
+from tokentrue.rendering.formats.json_calls import JsonList, JsonObject, NamedJson
+from tokentrue.rendering.formats.marks import is_mark
+from tokentrue.rendering.formats.parameters import ParameterTags
+from tokentrue.rendering.formats.parsed import (
+    CallKeys,
+    CallStatus,
+    ParsedToolCall,
+    ReadPiece,
+    Spoken,
+    schemas_of,
+)
+from tokentrue.rendering.formats.probing import (
+    KEY,
+    NAME,
+    OTHER_KEY,
+    OTHER_NAME,
+    OTHER_VALUE,
+    TEXT,
+    THOUGHT,
+    TOOLS,
+    VALUE,
+    Probes,
+)
+from tokentrue.rendering.formats.tool_format import ToolFormat
+from tokentrue.rendering.template_messages import MessageForm
+from tokentrue.rendering.tokenizer import Tokenizer
 
-_RAW_OBJECT = msgspec.json.Decoder(dict[str, msgspec.Raw])
-_TEXT = msgspec.json.Decoder(str)
-
-
-class CallStatus(Enum):
-    """What became of one attempted tool call."""
-
-    OK = "ok"
-    INVALID_JSON = "invalid_json"
-    UNCLOSED = "unclosed"
-    UNKNOWN_TOOL = "unknown_tool"
-    MISSING_NAME = "missing_name"
-
-
-@dataclass(frozen=True, slots=True)
-class ParsedToolCall:
-    """One attempted call. `raw` is what the model wrote between the markers; `arguments` is JSON text.
-
-    `name` and `arguments` are None where they could not be read; they are never replaced by `{}`.
-    """
-
-    raw: str
-    status: CallStatus
-    name: str | None = None
-    arguments: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class TextAndCalls:
-    """A completion without its reasoning: the text around the calls, and the calls in order."""
-
-    text: str
-    calls: tuple[ParsedToolCall, ...]
-
-
-class ToolFormat(Protocol):
-    """One grammar of tool calls."""
-
-    @property
-    def name(self) -> str:
-        """The grammar's name, as a certificate prints it."""
-        ...
-
-    def read(self, ids: Sequence[int], tokenizer: Tokenizer, gap: str = "") -> TextAndCalls:
-        """Read ids without reasoning and without the stop id. Never raises on model output.
-
-        Args:
-            gap: White space that the template writes between reasoning and what follows; taken off.
-        """
-        ...
-
-
-def read_json_call(raw: str, name_key: str, arguments_key: str) -> ParsedToolCall:
-    """Read `{"<name_key>": …, "<arguments_key>": …}`; the arguments keep the model's own spelling."""
-    try:
-        fields = _RAW_OBJECT.decode(raw.strip().encode("utf-8", "surrogatepass"))
-    except msgspec.DecodeError:
-        return ParsedToolCall(raw, CallStatus.INVALID_JSON)
-    try:
-        name = _TEXT.decode(bytes(fields[name_key]))
-    except (KeyError, msgspec.DecodeError):
-        return ParsedToolCall(raw, CallStatus.MISSING_NAME)
-    if not name:
-        return ParsedToolCall(raw, CallStatus.MISSING_NAME)
-    if arguments_key not in fields:
-        return ParsedToolCall(raw, CallStatus.INVALID_JSON, name=name)
-    return ParsedToolCall(raw, CallStatus.OK, name, bytes(fields[arguments_key]).decode("utf-8"))
-
-
-@dataclass(frozen=True, slots=True)
-class JsonInTags:
-    """`<tool_call>\\n{"name": …, "arguments": …}\\n</tool_call>` with added tokens as tags (Qwen, Hermes).
-
-    `before_first` and `between` are the template's white space before the first and further calls.
-    """
-
-    opener: AddedTokenInfo
-    closer: AddedTokenInfo
-    name_key: str
-    arguments_key: str
-    before_first: str
-    between: str
-
-    @property
-    def name(self) -> str:
-        return f"json in {self.opener.text}…{self.closer.text}"
-
-    def read(self, ids: Sequence[int], tokenizer: Tokenizer, gap: str = "") -> TextAndCalls:
-        """Match the tags as ids, so that text which merely spells them stays content."""
-        texts: list[str] = []
-        calls: list[ParsedToolCall] = []
-        position = 0
-        listed = list(ids)
-        while self.opener.id in listed[position:]:
-            start = listed.index(self.opener.id, position)
-            texts.append(tokenizer.decode(listed[position:start]))
-            try:
-                end = listed.index(self.closer.id, start)
-            except ValueError:
-                calls.append(ParsedToolCall(tokenizer.decode(listed[start + 1 :]), CallStatus.UNCLOSED))
-                position = len(listed)
-                break
-            # A second opener before the closer means that the first call was never closed.
-            reopened = [i for i in range(start + 1, end) if listed[i] == self.opener.id]
-            if reopened:
-                raw = tokenizer.decode(listed[start + 1 : reopened[0]])
-                calls.append(ParsedToolCall(raw, CallStatus.UNCLOSED))
-                position = reopened[0]
-                continue
-            raw = tokenizer.decode(listed[start + 1 : end])
-            calls.append(read_json_call(raw, self.name_key, self.arguments_key))
-            position = end + 1
-        texts.append(tokenizer.decode(listed[position:]))
-        texts[0] = texts[0].removeprefix(gap)
-        return TextAndCalls(self._outer_text(texts), tuple(calls))
-
-    def _outer_text(self, texts: list[str]) -> str:
-        if len(texts) == 1:
-            return texts[0]
-        first, *inner, last = texts
-        kept = [first.removesuffix(self.before_first) if self.before_first else first]
-        kept += [text for text in inner if text != self.between]
-        return "".join(kept) + last
-
-
-@dataclass(frozen=True, slots=True)
-class BareJson:
-    """The whole completion is `{"name": …, "parameters": …}` (Llama 3): one call, no text around it."""
-
-    name_key: str
-    arguments_key: str
-
-    @property
-    def name(self) -> str:
-        return f"bare json with {self.name_key!r} and {self.arguments_key!r}"
-
-    def read(self, ids: Sequence[int], tokenizer: Tokenizer, gap: str = "") -> TextAndCalls:
-        """A call is what begins like one: `{` and the name key first."""
-        text = tokenizer.decode(ids).removeprefix(gap)
-        if not re.match(rf'\s*\{{\s*"{re.escape(self.name_key)}"', text):
-            return TextAndCalls(text, ())
-        call = read_json_call(text, self.name_key, self.arguments_key)
-        if call.status is CallStatus.INVALID_JSON and call.name is None and not text.rstrip().endswith("}"):
-            call = ParsedToolCall(text, CallStatus.UNCLOSED)
-        return TextAndCalls("", (call,))
-
-
-def _json_keys(text: str) -> tuple[str, str] | None:
-    try:
-        fields = _RAW_OBJECT.decode(text.encode())
-    except msgspec.DecodeError:
-        return None
-    names = [key for key, raw in fields.items() if bytes(raw) == f'"{PROBE_CALL.name}"'.encode()]
-    values = [key for key, raw in fields.items() if b"qzValue7" in bytes(raw)]
-    if len(names) != 1 or len(values) != 1:
-        return None
-    return names[0], values[0]
-
-
-def _last_added(text: str, tokenizer: Tokenizer) -> AddedTokenInfo | None:
-    found = [info for info in tokenizer.added_tokens() if info.text in text]
-    return max(found, key=lambda info: (text.rfind(info.text), len(info.text)), default=None)
-
-
-def _first_added(text: str, tokenizer: Tokenizer) -> AddedTokenInfo | None:
-    found = [info for info in tokenizer.added_tokens() if info.text in text]
-    return min(found, key=lambda info: (text.find(info.text), -len(info.text)), default=None)
-
-
-def _render_calls(template: ChatTemplate, form: MessageForm, content: str | None, count: int) -> str | None:
-    message = Message(role="assistant", content=content, tool_calls=(PROBE_CALL,) * count)
-    try:
-        text = template.render_text(
-            form.to_templates((Message(role="user", content="qzUser7"), message)), [PROBE_TOOL]
-        )
-    except TemplateRenderError:
-        return None
-    return text[text.rfind("qzUser7") + len("qzUser7") :]
-
-
-def _braces(text: str) -> tuple[int, int] | None:
-    name_at = text.find(PROBE_CALL.name)
-    start = text.rfind("{", 0, name_at) if name_at >= 0 else -1
-    if start < 0:
-        return None
-    depth = 0
-    for position in range(start, len(text)):
-        depth += {"{": 1, "}": -1}.get(text[position], 0)
-        if depth == 0:
-            return start, position + 1
-    return None
+_READ_BACK: tuple[dict[str, object], ...] = (
+    {KEY: VALUE},
+    {},
+    {KEY: VALUE, OTHER_KEY: OTHER_VALUE},
+    {KEY: '7 é\n{"a": 1}', "n": 7, "t": True, "l": [1, "a"], "o": {"k": "v"}},
+)
 
 
 def derive_tool_format(
@@ -219,55 +57,217 @@ def derive_tool_format(
     """The template's grammar of tool calls, or None when none of the known grammars reads it back.
 
     Args:
-        close_texts: The spellings of the stop tokens: a closing tag is never one of them.
+        close_texts: The spellings of the stop tokens.
     """
-    one = _render_calls(template, form, None, 1)
-    if one is None:
+    found = (tokenizer.added_token(text) for text in close_texts)
+    probes = Probes.of(template, form, tokenizer, tuple(info.id for info in found if info is not None))
+    for recognise in (_channels, _json_calls, _named_json, _quoted_fields, _parameter_tags):
+        recognised = recognise(probes)
+        if recognised is not None and _reads_back(recognised, probes):
+            return recognised
+    return None
+
+
+def _reads_back(recognised: ToolFormat, probes: Probes) -> bool:
+    """Whether every probe that the template renders is read as it was; the first ones must be rendered."""
+    messages = [probes.message(None, arguments) for arguments in _READ_BACK]
+    messages += [probes.message(None, {KEY: VALUE}, {KEY: OTHER_VALUE}), probes.message(TEXT)]
+    for message in messages:
+        text = probes.said(message)
+        if text is None or (message.tool_calls and VALUE not in text and message is messages[0]):
+            continue
+        pieces = _read(recognised, text)
+        calls = [piece for piece in pieces if isinstance(piece, ParsedToolCall)]
+        written = [call for call in message.tool_calls if _is_written(call.name, text)]
+        if len(calls) != len(written) or (not message.tool_calls and calls):
+            return False
+        for call, wanted in zip(calls, written, strict=True):
+            if call.status is not CallStatus.OK or call.name != wanted.name or call.arguments is None:
+                return False
+            if json.loads(call.arguments) != wanted.arguments_or_text():
+                return False
+        said = "".join(piece.text for piece in pieces if isinstance(piece, Spoken)).strip()
+        if not message.tool_calls and said != TEXT:
+            return False
+    return probes.said(messages[0]) is not None
+
+
+def _is_written(name: str, text: str) -> bool:
+    return name in text
+
+
+def _read(recognised: ToolFormat, text: str) -> list[ReadPiece]:
+    reader = recognised.start(schemas_of(TOOLS))
+    return reader.feed(text) + reader.finish(stopped=True)
+
+
+def _around(probes: Probes, core: re.Pattern[str], other_core: re.Pattern[str]) -> Surroundings | None:
+    """What stands around the cores of calls; None when a lone call has no core."""
+    one = probes.said(probes.message(None, {KEY: VALUE}))
+    found = core.search(one) if one is not None else None
+    if one is None or found is None:
         return None
-    braces = _braces(one)
-    keys = _json_keys(one[slice(*braces)]) if braces else None
-    if braces is None or keys is None:
+    between, after_two = None, ""
+    two = probes.said(probes.message(None, {KEY: VALUE}, {KEY: OTHER_VALUE}))
+    first = core.search(two) if two is not None else None
+    second = other_core.search(two, first.end()) if two is not None and first is not None else None
+    if two is not None and first is not None and second is not None:
+        between, after_two = two[first.end() : second.start()], two[second.end() :]
+    text = probes.said(probes.message(TEXT, {KEY: VALUE}))
+    spoken = re.search(rf"{TEXT}(.*?)(?:{core.pattern})", text, re.DOTALL) if text is not None else None
+    behind_text = spoken.group(1) if spoken is not None else None
+    return Surroundings(one[: found.start()], one[found.end() :], between, after_two, behind_text)
+
+
+def _object_pattern(name: str, value: str) -> re.Pattern[str]:
+    """One JSON object that holds a name and, in an object inside it, a value."""
+    flat, inner = r"[^{}]*", rf"\{{[^{{}}]*{value}[^{{}}]*\}}"
+    return re.compile(rf"\{{{flat}{name}{flat}{inner}{flat}\}}|\{{{flat}{inner}{flat}{name}{flat}\}}")
+
+
+def _call_keys(text: str) -> CallKeys | None:
+    try:
+        fields = json.loads(text)
+    except ValueError:
         return None
-    opener = _last_added(one[: braces[0]], tokenizer)
-    closer = _first_added(one[braces[1] :], tokenizer)
-    tagged = (
-        opener is not None
-        and closer is not None
-        and closer.text not in close_texts
-        and not one[one.rfind(opener.text, 0, braces[0]) + len(opener.text) : braces[0]].strip()
-        and not one[braces[1] : one.find(closer.text, braces[1])].strip()
+    names = [key for key, value in fields.items() if value == NAME]
+    values = [key for key, value in fields.items() if value == {KEY: VALUE}]
+    ids = [key for key, value in fields.items() if isinstance(value, str) and value.startswith("qzCall")]
+    if len(names) != 1 or len(values) != 1:
+        return None
+    return CallKeys(names[0], values[0], ids[0] if ids else None)
+
+
+def _json_calls(probes: Probes) -> ToolFormat | None:
+    core = _object_pattern(NAME, VALUE)
+    around = _around(probes, core, _object_pattern(OTHER_NAME, OTHER_VALUE))
+    one = probes.said(probes.message(None, {KEY: VALUE}))
+    found = core.search(one) if one is not None else None
+    keys = _call_keys(found.group()) if found is not None else None
+    if around is None or keys is None:
+        return None
+    if around.before.rstrip().endswith("[") and around.after.lstrip().startswith("]"):
+        return _json_list(probes, around, keys)
+    if not around.before.strip():
+        return BareJson(keys, probes.marks) if around.between is None else None
+    glue = take_apart(around)
+    if glue is None or (glue.open_rest + glue.close_rest).strip():
+        return None
+    return glue.blocks(probes.marks, JsonObject(keys))
+
+
+def _json_list(probes: Probes, around: Surroundings, keys: CallKeys) -> ToolFormat | None:
+    before = around.before.rstrip().removesuffix("[")
+    behind_text = around.behind_text
+    if behind_text is not None:
+        behind_text = behind_text.rstrip().removesuffix("[")
+    glue = take_apart(Surroundings(before, around.after.lstrip().removeprefix("]"), None, "", behind_text))
+    if glue is None or glue.open_rest.strip():
+        return None
+    return glue.blocks(probes.marks, JsonList(keys))
+
+
+def _named_json(probes: Probes) -> ToolFormat | None:
+    ids = [call.id or "" for call in probes.message(None, {}, {}).tool_calls]
+    header, other = (ids[0], ids[1]) if probes.ids_carry_names else (NAME, OTHER_NAME)
+
+    def core(head: str, value: str) -> re.Pattern[str]:
+        return re.compile(rf"{re.escape(head)}(?P<separator>[^{{}}]*?)\{{[^{{}}]*{value}[^{{}}]*\}}", re.DOTALL)
+
+    around = _around(probes, core(header, VALUE), core(other, OTHER_VALUE))
+    one = probes.said(probes.message(None, {KEY: VALUE}))
+    found = core(header, VALUE).search(one) if one is not None else None
+    glue = take_apart(around) if around is not None else None
+    if glue is None or found is None or not found["separator"]:
+        return None
+    separator, id_separator = found["separator"], ""
+    if not probes.ids_carry_names and ids[0] in separator:
+        id_separator, _, separator = separator.partition(ids[0])
+    body = NamedJson(
+        glue.open_rest,
+        separator,
+        glue.close_rest,
+        id_separator,
+        id_is_name=probes.ids_carry_names,
+        self_closing=glue.closer is None,
     )
-    if not tagged:
-        return BareJson(*keys)
-    assert opener is not None
-    assert closer is not None
-    with_text = _render_calls(template, form, "qzText7", 1) or ""
-    before_first = ""
-    if "qzText7" in with_text:
-        after_text = with_text[with_text.find("qzText7") + len("qzText7") :]
-        before_first = after_text[: after_text.find(opener.text)]
-    two = _render_calls(template, form, None, 2) or ""
-    closed_at = two.find(closer.text)
-    reopened_at = two.find(opener.text, closed_at)
-    between = two[closed_at + len(closer.text) : reopened_at] if 0 <= closed_at < reopened_at else ""
-    if before_first.strip() or between.strip():
+    return glue.blocks(probes.marks, body)
+
+
+def _quoted_fields(probes: Probes) -> ToolFormat | None:
+    def core(name: str, value: str) -> re.Pattern[str]:
+        return re.compile(rf"{name}\{{{KEY}:(?P<quote>[\ud800-\udfff]){value}(?P=quote)\}}")
+
+    around = _around(probes, core(NAME, VALUE), core(OTHER_NAME, OTHER_VALUE))
+    one = probes.said(probes.message(None, {KEY: VALUE}))
+    found = core(NAME, VALUE).search(one) if one is not None else None
+    glue = take_apart(around) if around is not None else None
+    if glue is None or found is None or glue.close_rest.strip():
         return None
-    return JsonInTags(opener, closer, *keys, before_first, between)
+    return glue.blocks(probes.marks, QuotedFields(glue.open_rest, found["quote"]))
 
 
-def judge_tools(calls: Sequence[ParsedToolCall], tool_names: frozenset[str]) -> tuple[ParsedToolCall, ...]:
-    """The same calls, with `UNKNOWN_TOOL` on those whose name was not offered; no names, no judgement."""
-    return tuple(_judged(call, tool_names) for call in calls)
+def _parameter_tags(probes: Probes) -> ToolFormat | None:
+    def core(name: str, value: str) -> re.Pattern[str]:
+        return re.compile(rf"{name}(?:(?!qz).)*{KEY}(?:(?!qz).)*{value}", re.DOTALL)
 
-
-def _judged(call: ParsedToolCall, tool_names: frozenset[str]) -> ParsedToolCall:
-    if not tool_names or call.status is not CallStatus.OK or call.name in tool_names:
-        return call
-    return ParsedToolCall(call.raw, CallStatus.UNKNOWN_TOOL, call.name, call.arguments)
-
-
-def call_of(parsed: ParsedToolCall, call_id: str) -> ToolCall | None:
-    """The message form of a call whose name and arguments could be read, else None."""
-    if parsed.name is None or parsed.arguments is None:
+    around = _around(probes, core(NAME, VALUE), core(OTHER_NAME, OTHER_VALUE))
+    two = probes.said(probes.message(None, {KEY: VALUE, OTHER_KEY: OTHER_VALUE}))
+    pattern = rf"{NAME}(.*?){KEY}(.*?){VALUE}(.*?){OTHER_KEY}(.*?){OTHER_VALUE}"
+    found = re.search(pattern, two, re.DOTALL) if two is not None else None
+    glue = take_apart(around) if around is not None else None
+    if glue is None or found is None:
         return None
-    return ToolCall(name=parsed.name, arguments=parsed.arguments, id=call_id)
+    to_key, to_value, to_next, _ = found.groups()
+    tag = re.search(r"[<\ud800-\udfff][^<\ud800-\udfff]*\Z", to_next)
+    if tag is None or not to_key.endswith(tag.group()):
+        return None
+    key_open = tag.group()
+    value_end = to_next.removesuffix(key_open)
+    return _with_tags(probes, glue, (to_key.removesuffix(key_open), key_open, to_value, value_end))
+
+
+def _with_tags(probes: Probes, glue: BlockGlue, tags: tuple[str, str, str, str]) -> ToolFormat | None:
+    name_close, key_open, key_close, value_end = tags
+    value_close = value_end.strip()
+    trail = value_end[: len(value_end) - len(value_end.lstrip())]
+    if not value_close or not key_close.strip() or not glue.close_rest.startswith(trail + value_close):
+        return None
+    body = ParameterTags(
+        call_open=glue.open_rest.strip(),
+        call_close=glue.close_rest.removeprefix(trail + value_close).strip(),
+        name_close=name_close.strip(),
+        key_open=key_open.strip(),
+        key_close=key_close.strip(),
+        value_lead=key_close[len(key_close.rstrip()) :],
+        value_trail=trail,
+        value_close=value_close,
+    )
+    return glue.blocks(probes.marks, body)
+
+
+def _channels(probes: Probes) -> ToolFormat | None:
+    """`channel NAME message TEXT` for text, the same with another name for reasoning, `to=` for calls."""
+    thinking = probes.said_with_reasoning()
+    call = probes.said(probes.message(None, {KEY: VALUE}))
+    if thinking is None or call is None:
+        return None
+    mark = r"[\ud800-\udfff]"
+    framed = re.search(
+        rf"(?P<channel>{mark})(?P<reasoning>\w+)(?P<message>{mark}){THOUGHT}(?P<end>{mark})"
+        rf"(?P<start>{mark})\w+(?P=channel)(?P<content>\w+)(?P=message){TEXT}",
+        thinking,
+    )
+    addressed = re.search(rf"to=(?P<prefix>[^\s\ud800-\udfff]*?){NAME}.*?\{{.*?\}}(?P<end>{mark})?", call)
+    if framed is None or addressed is None:
+        return None
+    ends = {framed["end"], addressed["end"], *probes.stops} - {None}
+    return Channels(
+        probes.marks,
+        start_mark=framed["start"],
+        channel=framed["channel"],
+        message=framed["message"],
+        ends=frozenset(end for end in ends if is_mark(end)),
+        reasoning_channel=framed["reasoning"],
+        recipient_prefix=addressed["prefix"],
+    )

@@ -1,0 +1,65 @@
+"""The whole completion is one call, `{"name": …, "parameters": …}`, without markers (Llama 3)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+
+from tokentrue.rendering.formats.marks import Marks
+from tokentrue.rendering.formats.parsed import CallKeys, CallStatus, ReadPiece, Schemas, Spoken, SpokenKind
+
+
+@dataclass(frozen=True, slots=True)
+class BareJson:
+    """A call is what begins like one: `{` and the name's key first. Text that does so is a call as well."""
+
+    keys: CallKeys
+    marks: Marks = field(default_factory=Marks)
+
+    @property
+    def name(self) -> str:
+        return f"bare json with {self.keys.name_key!r} and {self.keys.arguments_key!r}"
+
+    def start(self, schemas: Schemas) -> _BareReader:
+        """A reader for one completion."""
+        return _BareReader(self)
+
+
+class _BareReader:
+    def __init__(self, form: BareJson) -> None:
+        self._form = form
+        self._held = ""
+        self._decided: bool | None = None
+
+    @property
+    def reasoning_is_open(self) -> bool:
+        return False
+
+    def feed(self, text: str) -> list[ReadPiece]:
+        self._held += text
+        if self._decided is None:
+            self._decided = self._decide()
+        return self._flush() if self._decided is False else []
+
+    def finish(self, *, stopped: bool) -> list[ReadPiece]:
+        if not self._decided:
+            return self._flush()
+        raw = self._form.marks.plain(self._held)
+        call = self._form.keys.read(raw)
+        if call.status is CallStatus.INVALID_JSON and call.name is None and not raw.rstrip().endswith("}"):
+            call = replace(call, status=CallStatus.UNCLOSED)
+        return [call]
+
+    def _decide(self) -> bool | None:
+        """True: a call; False: text; None: too little of it is there."""
+        text = self._held.lstrip()
+        if text and not text.startswith("{"):
+            return False
+        text = text[1:].lstrip()
+        key = f'"{self._form.keys.name_key}"'
+        if text.startswith(key):
+            return True
+        return None if key.startswith(text) else False
+
+    def _flush(self) -> list[ReadPiece]:
+        held, self._held = self._held, ""
+        return [Spoken(SpokenKind.CONTENT, self._form.marks.plain(held))] if held else []

@@ -1,0 +1,140 @@
+"""Calls in blocks: text, then calls between an opening and a closing marker, perhaps in a section of their own.
+
+    TEXT before_first [section] opener BODY closer [between] opener BODY closer [section] [text]
+
+What is around the calls is the same for every grammar, so it is read here once; what is in a block is read
+by the grammar's `CallBody`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from tokentrue.rendering.formats.held_text import held_length
+from tokentrue.rendering.formats.marks import Marks, is_mark
+from tokentrue.rendering.formats.parsed import ReadPiece, Schemas, Spoken, SpokenKind
+from tokentrue.rendering.formats.tool_format import CallBody
+
+
+@dataclass(frozen=True, slots=True)
+class Blocks:
+    """One template's blocks, as marked text.
+
+    Args:
+        opener: Opens a block. Ordinary text where the tokenizer has no token for it: then text which spells
+            it is a call as well, because nothing in the ids tells the two apart.
+        closer: Closes a block; None where only the next opener, or the end, does.
+        before_first: White space between text and the first block.
+        lead: White space before the first block where there is no text.
+        dropped: White space that the template writes between and behind blocks.
+        sections: Markers around all blocks; they carry nothing.
+        body: The grammar inside a block.
+    """
+
+    marks: Marks
+    opener: str
+    closer: str | None
+    before_first: str
+    lead: str
+    dropped: frozenset[str]
+    sections: frozenset[str]
+    body: CallBody
+
+    @property
+    def name(self) -> str:
+        spelled = self.marks.plain(self.opener).strip()
+        end = self.marks.plain(self.closer).strip() if self.closer is not None else ""
+        kind = "" if is_mark(self.opener) else " (plain text)"
+        return f"{self.body.name} in {spelled}…{end}{kind}"
+
+    def start(self, schemas: Schemas) -> _BlockReader:
+        """A reader for one completion."""
+        return _BlockReader(self, schemas)
+
+
+class _BlockReader:
+    def __init__(self, form: Blocks, schemas: Schemas) -> None:
+        self._form = form
+        self._schemas = schemas
+        self._held = ""
+        self._scanned = 0
+        self._in_block = False
+        self._is_first = True
+        self._released = not form.lead
+        self._outer = (form.opener, *sorted(form.sections))
+        # A text opener inside a block is text of an argument; a marker there means that the block was left.
+        reopens = form.closer is None or is_mark(form.opener)
+        self._inner = tuple(t for t in (form.closer, form.opener if reopens else None) if t is not None)
+
+    @property
+    def reasoning_is_open(self) -> bool:
+        return False
+
+    def feed(self, text: str) -> list[ReadPiece]:
+        self._held += text
+        pieces: list[ReadPiece] = []
+        while True:
+            wanted = self._inner if self._in_block else self._outer
+            found = _earliest(self._held, wanted, self._scanned)
+            if found is None:
+                break
+            position, marker = found
+            before, self._held = self._held[:position], self._held[position + len(marker) :]
+            self._scanned = 0
+            if self._in_block:
+                closed = self._form.closer is None or marker == self._form.closer
+                pieces += self._read_block(before, closed=closed)
+                self._in_block = marker == self._form.opener and marker != self._form.closer
+            else:
+                pieces += self._text_before_marker(before)
+                self._in_block = marker == self._form.opener
+            self._is_first, self._released = False, False
+        if self._in_block:
+            self._scanned = max(len(self._held) - max(map(len, self._inner)) + 1, 0)
+        else:
+            pieces += self._certain_text()
+        return pieces
+
+    def finish(self, *, stopped: bool) -> list[ReadPiece]:
+        held, self._held = self._held, ""
+        if self._in_block:
+            return self._read_block(held, closed=stopped and self._form.closer is None)
+        if not self._is_first and not self._released and held in self._form.dropped:
+            return []
+        return self._said(held)
+
+    def _read_block(self, body: str, *, closed: bool) -> list[ReadPiece]:
+        return list(self._form.body.read(body, self._form.marks, self._schemas, closed=closed))
+
+    def _text_before_marker(self, text: str) -> list[ReadPiece]:
+        if not self._released and text in self._droppable():
+            return []
+        return self._said(text.removesuffix(self._form.before_first) if self._is_first else text)
+
+    def _droppable(self) -> frozenset[str]:
+        return frozenset({self._form.lead}) if self._is_first else self._form.dropped
+
+    def _certain_text(self) -> list[ReadPiece]:
+        if not self._released:
+            if any(dropped.startswith(self._held) for dropped in self._droppable()):
+                return []
+            keep = held_length(self._held, [d + m for d in self._droppable() for m in self._outer])
+            if keep == len(self._held):
+                return []
+            self._released = True
+        endings = list(self._outer)
+        if self._is_first:
+            endings += [self._form.before_first + marker for marker in self._outer]
+        keep = held_length(self._held, endings)
+        certain = self._held[: len(self._held) - keep]
+        self._held = self._held[len(certain) :]
+        return self._said(certain)
+
+    def _said(self, text: str) -> list[ReadPiece]:
+        return [Spoken(SpokenKind.CONTENT, self._form.marks.plain(text))] if text else []
+
+
+def _earliest(text: str, markers: Sequence[str], start: int) -> tuple[int, str] | None:
+    found = [(position, marker) for marker in markers if (position := text.find(marker, start)) >= 0]
+    return min(found, default=None)

@@ -1,0 +1,120 @@
+"""Calls whose parameters stand between tags, one by one: XML parameters and key/value tags.
+
+    <function=NAME> <parameter=KEY> VALUE </parameter> … </function>          (Qwen3-Coder, Nemotron)
+    <invoke name="NAME"> <parameter name="KEY"> VALUE </parameter> … </invoke>  (MiniMax)
+    NAME <arg_key>KEY</arg_key> <arg_value>VALUE</arg_value> …                  (GLM)
+
+The tags are the template's own; none of them is written here. White space between tags is free, because
+models respace it; around a value exactly what the template writes is taken off.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from tokentrue.rendering.formats.marks import Marks
+from tokentrue.rendering.formats.parsed import CallStatus, ParsedToolCall, Schemas, json_text
+from tokentrue.rendering.formats.typed_values import property_schema, typed_value
+
+
+@dataclass(frozen=True, slots=True)
+class ParameterTags:
+    """The tags of one template, as marked text without the white space around them.
+
+    Args:
+        call_open, call_close: Around one call inside a block; empty where the block itself is the call.
+        name_close: Ends the name where a tag does; empty where the first key's tag does.
+        key_open, key_close: Around a key; `key_close` includes what opens the value.
+        value_lead, value_trail: The white space that the template writes around a value.
+        value_close: Ends a value.
+    """
+
+    call_open: str
+    call_close: str
+    name_close: str
+    key_open: str
+    key_close: str
+    value_lead: str
+    value_trail: str
+    value_close: str
+
+    @property
+    def name(self) -> str:
+        return "xml parameters" if self.call_open else "key/value tags"
+
+    def read(self, body: str, marks: Marks, schemas: Schemas, *, closed: bool) -> tuple[ParsedToolCall, ...]:
+        """Every call in a block; one that was cut off is `UNCLOSED`."""
+        if not self.call_open:
+            return (self._read_call(body, marks, schemas, closed=closed),)
+        starts = self._starts(body)
+        if not starts:
+            status = CallStatus.MISSING_NAME if closed else CallStatus.UNCLOSED
+            return (ParsedToolCall(marks.plain(body), status),)
+        ends = [*starts[1:], len(body)]
+        parts = [body[start:end] for start, end in zip(starts, ends, strict=True)]
+        last = len(parts) - 1
+        return tuple(
+            self._read_call(part, marks, schemas, closed=closed or index < last or self._is_whole(part))
+            for index, part in enumerate(parts)
+        )
+
+    def _is_whole(self, part: str) -> bool:
+        return bool(self.call_close) and part.rstrip().endswith(self.call_close)
+
+    def _starts(self, body: str) -> list[int]:
+        # A call begins at the block's begin or behind another call; elsewhere its tag is text in a value.
+        pattern = rf"(?:\A|{re.escape(self.call_close)})\s*(?={_loose(self.call_open)})"
+        return [match.end() for match in re.finditer(pattern, body)]
+
+    def _read_call(self, part: str, marks: Marks, schemas: Schemas, *, closed: bool) -> ParsedToolCall:
+        raw = marks.plain(part)
+        if not closed:
+            return ParsedToolCall(raw, CallStatus.UNCLOSED)
+        inner = re.sub(rf"\A\s*{_loose(self.call_open)}", "", part)
+        name_text, rest = self._split_name(inner)
+        name = marks.plain(name_text).strip()
+        if not name:
+            return ParsedToolCall(raw, CallStatus.MISSING_NAME)
+        pairs = self._pairs(rest)
+        if pairs is None:
+            return ParsedToolCall(raw, CallStatus.INVALID_JSON, name)
+        schema = schemas.get(name)
+        values = {
+            marks.plain(key): typed_value(marks.plain(value), property_schema(schema, marks.plain(key)))
+            for key, value in pairs
+        }
+        return ParsedToolCall(raw, CallStatus.OK, name, json_text(values))
+
+    def _split_name(self, inner: str) -> tuple[str, str]:
+        enders = [text for text in (self.name_close, self.key_open, self.call_close) if text]
+        match = re.search("|".join(_loose(text) for text in enders), inner)
+        if match is None:
+            return inner, ""
+        consumed = match.end() if self.name_close and match.group().startswith(self.name_close) else match.start()
+        return inner[: match.start()], inner[consumed:]
+
+    def _pairs(self, rest: str) -> list[tuple[str, str]] | None:
+        """Keys and values in order; None when something else stands between them."""
+        last = rf"{_loose(self.call_close)}\s*\Z|\Z" if self.call_close else r"\Z"
+        pair = re.compile(
+            rf"\s*{_loose(self.key_open)}(?P<key>.*?){_loose(self.key_close)}"
+            rf"(?:{re.escape(self.value_lead)})?(?P<value>.*?)(?:{re.escape(self.value_trail)})?"
+            rf"{_loose(self.value_close)}(?=\s*(?:{_loose(self.key_open)}|{last}))",
+            re.DOTALL,
+        )
+        end = re.compile(rf"\s*(?:{last})")
+        pairs: list[tuple[str, str]] = []
+        position = 0
+        while not end.match(rest, position):
+            match = pair.match(rest, position)
+            if match is None:
+                return None
+            pairs.append((match["key"].strip(), match["value"]))
+            position = match.end()
+        return pairs
+
+
+def _loose(text: str) -> str:
+    """A pattern for `text` in which white space may have any length."""
+    return r"\s*".join(re.escape(word) for word in re.split(r"\s*\n\s*", text.strip())).replace(r"\ ", r"\s+")

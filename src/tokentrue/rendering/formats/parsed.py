@@ -1,0 +1,138 @@
+"""What was read in a completion: attempted tool calls with their status, and the stretches of text around them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from enum import Enum
+from typing import Any
+
+import msgspec
+
+from tokentrue.messages import ToolCall
+
+_RAW_OBJECT = msgspec.json.Decoder(dict[str, msgspec.Raw])
+_TEXT = msgspec.json.Decoder(str)
+
+Schemas = Mapping[str, Mapping[str, Any]]
+"""JSON schema of each offered tool's parameters, by the tool's name. Empty: no tool was offered."""
+
+
+class CallStatus(Enum):
+    """What became of one attempted tool call."""
+
+    OK = "ok"
+    INVALID_JSON = "invalid_json"
+    UNCLOSED = "unclosed"
+    UNKNOWN_TOOL = "unknown_tool"
+    MISSING_NAME = "missing_name"
+
+
+@dataclass(frozen=True, slots=True)
+class ParsedToolCall:
+    """One attempted call. `raw` is what the model wrote between the markers; `arguments` is JSON text.
+
+    `name` and `arguments` are None where they could not be read; they are never replaced by `{}`. `id` is
+    the call id where the grammar writes one. `INVALID_JSON` stands for arguments that the grammar cannot
+    read, whichever grammar it is.
+    """
+
+    raw: str
+    status: CallStatus
+    name: str | None = None
+    arguments: str | None = None
+    id: str | None = None
+
+
+class SpokenKind(Enum):
+    """Whom a stretch of text is for."""
+
+    CONTENT = "content"
+    REASONING = "reasoning"
+
+
+@dataclass(frozen=True, slots=True)
+class Spoken:
+    """A stretch of content or reasoning, in reading order."""
+
+    kind: SpokenKind
+    text: str
+
+
+ReadPiece = Spoken | ParsedToolCall
+"""One piece of a completion, in the order in which it was written."""
+
+
+def schemas_of(tools: Sequence[Mapping[str, Any]]) -> Schemas:
+    """The parameter schemas of tools in OpenAI's envelope."""
+    schemas: dict[str, Mapping[str, Any]] = {}
+    for tool in tools:
+        function = tool["function"]
+        parameters = function.get("parameters")
+        schemas[str(function["name"])] = parameters if isinstance(parameters, Mapping) else {}
+    return schemas
+
+
+def judged(call: ParsedToolCall, schemas: Schemas) -> ParsedToolCall:
+    """The same call, `UNKNOWN_TOOL` when its name was not offered; without offers nothing is judged."""
+    if not schemas or call.status is not CallStatus.OK or call.name in schemas:
+        return call
+    return replace(call, status=CallStatus.UNKNOWN_TOOL)
+
+
+def call_of(parsed: ParsedToolCall, call_id: str) -> ToolCall | None:
+    """The message form of a call whose name and arguments could be read, else None.
+
+    Args:
+        call_id: Used where the grammar writes no id of its own.
+    """
+    if parsed.name is None or parsed.arguments is None:
+        return None
+    return ToolCall(name=parsed.name, arguments=parsed.arguments, id=parsed.id or call_id)
+
+
+def is_json(text: str) -> bool:
+    """Whether `text` is one JSON value and nothing else."""
+    try:
+        msgspec.json.decode(text.encode("utf-8", "surrogatepass"), type=msgspec.Raw)
+    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
+        return False
+    return True
+
+
+def json_text(value: Any) -> str:
+    """`value` as JSON text that can be encoded as UTF-8."""
+    text = json.dumps(value, ensure_ascii=False)
+    return json.dumps(value) if any("\ud800" <= char <= "\udfff" for char in text) else text
+
+
+@dataclass(frozen=True, slots=True)
+class CallKeys:
+    """The keys of a call that is written as one JSON object; `id_key` None where it writes no id."""
+
+    name_key: str
+    arguments_key: str
+    id_key: str | None = None
+
+    def read(self, raw: str) -> ParsedToolCall:
+        """Read one object; the arguments keep the model's own spelling."""
+        try:
+            fields = _RAW_OBJECT.decode(raw.strip().encode("utf-8", "surrogatepass"))
+        except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
+            return ParsedToolCall(raw, CallStatus.INVALID_JSON)
+        name = _text_field(fields, self.name_key)
+        if not name:
+            return ParsedToolCall(raw, CallStatus.MISSING_NAME)
+        if self.arguments_key not in fields:
+            return ParsedToolCall(raw, CallStatus.INVALID_JSON, name=name)
+        arguments = bytes(fields[self.arguments_key]).decode("utf-8")
+        call_id = _text_field(fields, self.id_key) if self.id_key is not None else None
+        return ParsedToolCall(raw, CallStatus.OK, name, arguments, call_id or None)
+
+
+def _text_field(fields: Mapping[str, msgspec.Raw], key: str) -> str | None:
+    try:
+        return _TEXT.decode(bytes(fields[key]))
+    except (KeyError, msgspec.DecodeError):
+        return None
