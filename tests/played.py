@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from conversations import TOOLS, assistant_messages, draw_completion, follow_ups, openings, takes
 from tokentrue import Message, Renderer, Session
-from tokentrue.clients.renderer import finish_reason_of
+from tokentrue.clients.client import finish_reason_of
 from tokentrue.generation import FinishReason, Generation, Usage, make_tokens
 from tokentrue.rollouts.environment import StopReason
 from tokentrue.rollouts.trajectory import EpisodeRecord, TurnRecord

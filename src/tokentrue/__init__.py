@@ -1,6 +1,10 @@
 """Exact tokens between agents, inference engines and trainers."""
 
+from tokentrue.clients.chat import OpenAIChatCompletionsClient
+from tokentrue.clients.making import make_client
 from tokentrue.clients.renderer import RendererClient
+from tokentrue.clients.token import OpenAIChatCompletionsTokenClient
+from tokentrue.config import ClientConfig, EndpointConfig
 from tokentrue.engines.embedded.engine import EmbeddedEngine
 from tokentrue.engines.http import HttpEngine
 from tokentrue.errors import TokentrueError
@@ -19,13 +23,17 @@ from tokentrue.transports.vllm import VllmTransport
 from tokentrue.turns import Response, Turn
 
 __all__ = [
+    "ClientConfig",
     "DynamoTransport",
     "EmbeddedEngine",
+    "EndpointConfig",
     "EpisodeState",
     "HttpEngine",
     "Logprobs",
     "Message",
     "MultiTurnEnv",
+    "OpenAIChatCompletionsClient",
+    "OpenAIChatCompletionsTokenClient",
     "Renderer",
     "RendererClient",
     "Response",
@@ -43,6 +51,7 @@ __all__ = [
     "TurnTokens",
     "VllmTransport",
     "load_renderer",
+    "make_client",
     "run_rollouts",
     "training_samples",
 ]

@@ -49,6 +49,12 @@ class Why(Enum):
     HISTORY_NEEDED = "history_needed"
     HISTORY_REWRITE = "history_rewrite"
     RETRY_SAME_PROMPT = "retry_same_prompt"
+    MESSAGES_ONLY = "messages_only"
+    TOKENS_MISSING = "tokens_missing"
+    TRUNCATED_ANCHOR = "truncated_anchor"
+    TOKENIZE_FAILED = "tokenize_failed"
+    NO_TOKEN_ROUTE = "no_token_route"
+    TEMPLATE_DIFFERS = "template_differs"
 
 
 FALLBACKS = frozenset(Why) - {Why.KNOWN_PREFIX, Why.FIRST_TURN, Why.RETRY_SAME_PROMPT}

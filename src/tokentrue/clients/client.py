@@ -5,10 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol, Self
 
+from tokentrue.generation import FinishReason
 from tokentrue.messages import Message, SupportsModelDump
+from tokentrue.rendering.reader import ParsedResponse
 from tokentrue.sampling import SamplingParams
 from tokentrue.sessions.session import Session
 from tokentrue.turns import Response
+
+SESSION_HEADER = "X-Session-ID"
 
 Prompt = str | Sequence[Message | Mapping[str, Any] | SupportsModelDump]
 
@@ -49,3 +53,18 @@ class Client(Protocol):
     async def __aenter__(self) -> Self: ...
 
     async def __aexit__(self, *exc_info: object) -> None: ...
+
+
+def call_headers(session: Session, headers: Mapping[str, str] | None) -> dict[str, str]:
+    """The headers of one call: the caller's, and the session's id unless the caller names another one."""
+    given = dict(headers or {})
+    if any(name.lower() == SESSION_HEADER.lower() for name in given):
+        return given
+    return {SESSION_HEADER: session.id, **given}
+
+
+def finish_reason_of(engine_said: FinishReason, parsed: ParsedResponse) -> FinishReason:
+    """`TOOL_CALLS` only when at least one call is `ok` and the engine said `stop`."""
+    if engine_said is FinishReason.STOP and parsed.has_ok_call:
+        return FinishReason.TOOL_CALLS
+    return engine_said

@@ -7,19 +7,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
-from tokentrue.clients.client import Prompt
+from tokentrue.clients.by_messages import within_room
+from tokentrue.clients.client import Prompt, call_headers, finish_reason_of
 from tokentrue.engines.engine import Engine
 from tokentrue.errors import EmptyCompletionError
-from tokentrue.generation import FinishReason, GenerateRequest, Generation
+from tokentrue.generation import GenerateRequest, Generation
 from tokentrue.messages import Message, SupportsModelDump, tools_from
-from tokentrue.rendering.reader import ParsedResponse
 from tokentrue.rendering.renderer import Renderer
 from tokentrue.sampling import SamplingParams
 from tokentrue.sessions.session import Session
 from tokentrue.sessions.stitch import StitchedPrompt
 from tokentrue.turns import Response
-
-SESSION_HEADER = "X-Session-ID"
 
 _OFF_LOOP_CHARS = 20_000
 """Text longer than this is tokenized in a thread: 20,000 characters take about 10 ms."""
@@ -32,10 +30,12 @@ class RendererClient:
     Args:
         engine: Where completions are sampled; closed by `close`.
         renderer: The model's tokenizer and template; must belong to the model that the engine serves.
+        clip_max_tokens: Lower `max_tokens` to the room that is left, where the engine refuses it.
     """
 
     engine: Engine
     renderer: Renderer
+    clip_max_tokens: bool = False
 
     async def get_response(
         self,
@@ -52,14 +52,19 @@ class RendererClient:
         offered = tools_from(tools)
         messages = session.read_messages(prompt)
         stitched = await self._stitch(session, messages, offered)
-        request = GenerateRequest(
-            model=model,
-            prompt_ids=stitched.prompt_ids,
-            sampling=SamplingParams.from_args(sampling_args).with_stop_token_ids(self.renderer.stop_ids),
-            vocab_size=self.renderer.vocab_size,
-            headers={SESSION_HEADER: session.id, **(headers or {})},
-        )
-        generation = await self.engine.generate(request)
+
+        async def ask(sampling: SamplingParams) -> Generation:
+            request = GenerateRequest(
+                model=model,
+                prompt_ids=stitched.prompt_ids,
+                sampling=sampling,
+                vocab_size=self.renderer.vocab_size,
+                headers=call_headers(session, headers),
+            )
+            return await self.engine.generate(request)
+
+        asked = SamplingParams.from_args(sampling_args).with_stop_token_ids(self.renderer.stop_ids)
+        generation = await within_room(ask, asked, self.clip_max_tokens)
         if not len(generation.tokens.completion_ids):
             raise EmptyCompletionError("the engine finished without sampling a single id")
         return self._respond(session, stitched, generation, offered)
@@ -103,10 +108,3 @@ class RendererClient:
 
     async def __aexit__(self, *exc_info: object) -> None:
         await self.close()
-
-
-def finish_reason_of(engine_said: FinishReason, parsed: ParsedResponse) -> FinishReason:
-    """`TOOL_CALLS` only when at least one call is `ok` and the engine said `stop`."""
-    if engine_said is FinishReason.STOP and parsed.has_ok_call:
-        return FinishReason.TOOL_CALLS
-    return engine_said

@@ -13,8 +13,15 @@ import msgspec
 from tokentrue.generation import FinishReason, Generation
 from tokentrue.messages import Message, SupportsModelDump
 from tokentrue.rendering.renderer import Renderer
-from tokentrue.sessions.stitch import StitchedPrompt, stitch_prompt
-from tokentrue.sessions.tree import ConversationTree
+from tokentrue.sessions.stitch import (
+    Anchor,
+    NotExtended,
+    StitchedPrompt,
+    extend_prompt,
+    place_prompt,
+    stitch_prompt,
+)
+from tokentrue.sessions.tree import ConversationTree, chain, root_identity
 from tokentrue.turns import Turn
 
 _ENCODER = msgspec.json.Encoder()
@@ -67,6 +74,28 @@ class Session:
     ) -> StitchedPrompt:
         """The prompt for `messages`; changes nothing. See `stitch_prompt`."""
         return stitch_prompt(self._tree, renderer, messages, tools)
+
+    def extend(
+        self, renderer: Renderer, messages: Sequence[Message], tools: tuple[dict[str, Any], ...] = ()
+    ) -> StitchedPrompt | NotExtended:
+        """The prompt from known ids, or why there is none; renders nothing. See `extend_prompt`."""
+        return extend_prompt(self._tree, renderer, messages, tools)
+
+    def place(
+        self, template_hash: str, messages: Sequence[Message], tools: tuple[dict[str, Any], ...] = ()
+    ) -> StitchedPrompt | Anchor | NotExtended:
+        """What is known of `messages`, for who bridges without a renderer. See `place_prompt`."""
+        return place_prompt(self._tree, root_identity(template_hash, tools), messages)
+
+    def hashes_of(
+        self, template_hash: str, messages: Sequence[Message], tools: tuple[dict[str, Any], ...] = ()
+    ) -> tuple[bytes, ...]:
+        """The path that `messages` take, whatever is known of it."""
+        return tuple(chain(root_identity(template_hash, tools), messages))
+
+    def commit_without_ids(self, hashes: tuple[bytes, ...], message: Message) -> None:
+        """Remember that `message` was sampled without its ids being told, so that a later turn can say so."""
+        self._tree.commit_without_ids(hashes, message)
 
     def commit(
         self,

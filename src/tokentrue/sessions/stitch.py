@@ -10,12 +10,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from tokentrue.errors import TemplateRenderError
 from tokentrue.messages import Message
 from tokentrue.rendering.bridge import Bridge
 from tokentrue.rendering.renderer import Renderer
 from tokentrue.sessions.tree import ConversationTree, chain, root_identity
 from tokentrue.tokens import TokenIds
-from tokentrue.turns import How, Stitch, TokenSpan, Why
+from tokentrue.turns import How, Stitch, TokenSpan, Turn, Why
+
+_SAME_END = 8
+"""How many ids at the end of a prompt the engine and the renderer must agree on: more than a generation prompt."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,21 +39,35 @@ class StitchedPrompt:
     hashes: tuple[bytes, ...]
 
 
-def stitch_prompt(
-    tree: ConversationTree,
-    renderer: Renderer,
-    messages: Sequence[Message],
-    tools: tuple[dict[str, Any], ...] = (),
-) -> StitchedPrompt:
-    """Make the prompt for `messages`, from what `tree` knows where that is possible.
+@dataclass(frozen=True, slots=True)
+class Anchor:
+    """The sampled message that a prompt can be made to extend.
 
-    Law 1: a bridged prompt starts with the anchor turn's `prompt_ids + completion_ids`, verbatim; the
-    one exception is the junction `opener_dropped`.
-
-    Raises:
-        TemplateRenderError: The template refuses the messages.
+    Args:
+        depth: Messages up to and including it.
+        turn: The turn that sampled it.
+        hashes: `chain` of all messages of the prompt.
     """
-    hashes = tuple(chain(root_identity(renderer.template.content_hash, tools), messages))
+
+    depth: int
+    turn: Turn
+    hashes: tuple[bytes, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class NotExtended:
+    """No known ids can be extended to this prompt; `why` and `detail` as on a `Stitch`."""
+
+    why: Why
+    detail: str
+    hashes: tuple[bytes, ...]
+
+
+def place_prompt(
+    tree: ConversationTree, root: bytes, messages: Sequence[Message]
+) -> StitchedPrompt | Anchor | NotExtended:
+    """What `tree` knows of `messages`: the very prompt, a sampled message to extend, or nothing and why."""
+    hashes = tuple(chain(root, messages))
     asked = tree.asked_before(hashes)
     if asked is not None:
         before = tree.turns[asked]
@@ -57,28 +75,103 @@ def stitch_prompt(
         return StitchedPrompt(before.tokens.prompt_ids, before.prompt_spans, stitch, hashes)
     known = tree.known_depth(hashes)
     anchor = tree.anchor(hashes, known)
+    depth, turn_index = anchor if anchor is not None else (0, -1)
+    untold = next((at for at in range(len(hashes) - 1, depth, -1) if hashes[at] in tree.without_ids), None)
+    if untold is not None:
+        detail = f"the engine gave no ids for message {untold - 1} when it sampled it"
+        return NotExtended(Why.TOKENS_MISSING, detail, hashes)
     if anchor is None:
-        return _rendered(renderer, messages, tools, hashes, *_why_no_anchor(tree, messages, known))
-    depth, turn_index = anchor
-    turn = tree.turns[turn_index]
-    outcome = renderer.bridge_to_next_turn(
-        turn.tokens.prompt_ids,
-        turn.tokens.completion_ids,
-        messages[depth:],
-        history=messages[:depth],
-        finish_reason=turn.finish_reason,
-        tools=tools,
-    )
-    if not isinstance(outcome, Bridge):
-        return _rendered(renderer, messages, tools, hashes, outcome.why, outcome.detail)
+        return NotExtended(*_why_no_anchor(tree, messages, known), hashes)
+    return Anchor(depth, tree.turns[turn_index], hashes)
+
+
+def bridged_prompt(anchor: Anchor, bridge: Bridge) -> StitchedPrompt:
+    """The prompt that `bridge` makes of the anchor's ids."""
     stitch = Stitch(
         how=How.BRIDGED,
         why=Why.KNOWN_PREFIX,
-        junction=outcome.junction,
-        anchor_turn=turn_index,
-        known_len=outcome.known_len,
+        junction=bridge.junction,
+        anchor_turn=anchor.turn.index,
+        known_len=bridge.known_len,
     )
-    return StitchedPrompt(outcome.prompt_ids, outcome.spans, stitch, hashes)
+    return StitchedPrompt(bridge.prompt_ids, bridge.spans, stitch, anchor.hashes)
+
+
+def extend_prompt(
+    tree: ConversationTree,
+    renderer: Renderer,
+    messages: Sequence[Message],
+    tools: tuple[dict[str, Any], ...] = (),
+) -> StitchedPrompt | NotExtended:
+    """The prompt for `messages` from ids that `tree` knows, or the reason why there is none.
+
+    Law 1: a bridged prompt starts with the anchor turn's `prompt_ids + completion_ids`, verbatim; the
+    one exception is the junction `opener_dropped`.
+    """
+    placed = place_prompt(tree, root_identity(renderer.template.content_hash, tools), messages)
+    if not isinstance(placed, Anchor):
+        return placed
+    differs = _template_differs(renderer, placed, messages, tools)
+    if differs:
+        return NotExtended(Why.TEMPLATE_DIFFERS, differs, placed.hashes)
+    outcome = renderer.bridge_to_next_turn(
+        placed.turn.tokens.prompt_ids,
+        placed.turn.tokens.completion_ids,
+        messages[placed.depth :],
+        history=messages[: placed.depth],
+        finish_reason=placed.turn.finish_reason,
+        tools=tools,
+    )
+    if not isinstance(outcome, Bridge):
+        return NotExtended(outcome.why, outcome.detail, placed.hashes)
+    return bridged_prompt(placed, outcome)
+
+
+def stitch_prompt(
+    tree: ConversationTree,
+    renderer: Renderer,
+    messages: Sequence[Message],
+    tools: tuple[dict[str, Any], ...] = (),
+) -> StitchedPrompt:
+    """`extend_prompt`; where that gives a reason instead, the prompt rendered from nothing.
+
+    Raises:
+        TemplateRenderError: The template refuses the messages.
+    """
+    extended = extend_prompt(tree, renderer, messages, tools)
+    if isinstance(extended, StitchedPrompt):
+        return extended
+    rendered = renderer.render(messages, tools=tools)
+    stitch = Stitch(How.RENDERED, extended.why, extended.detail)
+    return StitchedPrompt(rendered.token_ids, rendered.spans, stitch, extended.hashes)
+
+
+def engine_rendered(hashes: tuple[bytes, ...], prompt_ids: TokenIds, why: Why, detail: str) -> StitchedPrompt:
+    """The prompt that an engine made of messages, as it told the ids afterwards; who wrote each is not known."""
+    return StitchedPrompt(prompt_ids, (), Stitch(How.ENGINE_RENDERED, why, detail), hashes)
+
+
+def _template_differs(
+    renderer: Renderer, anchor: Anchor, messages: Sequence[Message], tools: tuple[dict[str, Any], ...]
+) -> str:
+    """Whether the engine renders otherwise than `renderer`: where, or "" when it does not.
+
+    A prompt that an engine made may begin otherwise (a date, a default system message). It must end alike: that is
+    where the generation prompt stands, and what a bridge imitates.
+    """
+    if anchor.turn.stitch.how is not How.ENGINE_RENDERED:
+        return ""
+    theirs = anchor.turn.tokens.prompt_ids
+    try:
+        ours = renderer.render_ids(messages[: anchor.depth - 1], tools=tools)
+    except TemplateRenderError as exc:
+        return f"the engine rendered what this template refuses: {exc}"
+    if ours[-_SAME_END:] == theirs[-_SAME_END:]:
+        return ""
+    return (
+        f"the engine's prompt of {len(theirs)} ids ends with {theirs[-_SAME_END:]}, the renderer's of {len(ours)} "
+        f"with {ours[-_SAME_END:]}"
+    )
 
 
 def _why_no_anchor(tree: ConversationTree, messages: Sequence[Message], known: int) -> tuple[Why, str]:
@@ -91,15 +184,3 @@ def _why_no_anchor(tree: ConversationTree, messages: Sequence[Message], known: i
         Why.NO_SHARED_PREFIX,
         f"message {known} is the first that this session does not know, and no message before it was sampled here",
     )
-
-
-def _rendered(
-    renderer: Renderer,
-    messages: Sequence[Message],
-    tools: tuple[dict[str, Any], ...],
-    hashes: tuple[bytes, ...],
-    why: Why,
-    detail: str,
-) -> StitchedPrompt:
-    rendered = renderer.render(messages, tools=tools)
-    return StitchedPrompt(rendered.token_ids, rendered.spans, Stitch(How.RENDERED, why, detail), hashes)

@@ -48,10 +48,14 @@ class Node:
 
 @dataclass(slots=True)
 class ConversationTree:
-    """All paths of one session and the turns on them. Mutated only by `commit`."""
+    """All paths of one session and the turns on them. Mutated only by its two `commit` methods.
+
+    `without_ids` holds the messages that an engine sampled and gave no ids for.
+    """
 
     nodes: dict[bytes, Node] = field(default_factory=dict)
     turns: list[Turn] = field(default_factory=list)
+    without_ids: set[bytes] = field(default_factory=set)
 
     def known_depth(self, hashes: Sequence[bytes]) -> int:
         """How many leading messages of a path are known."""
@@ -89,3 +93,7 @@ class ConversationTree:
         # Two turns may sample the same message by different ids: the later one is what goes on.
         self.nodes.setdefault(key, Node(len(hashes))).sampled_by = turn.index
         self.turns.append(turn)
+
+    def commit_without_ids(self, hashes: Sequence[bytes], sampled: Message) -> None:
+        """Remember a message that was sampled and whose ids nobody told: it can never be extended."""
+        self.without_ids.add(chain(hashes[-1], [sampled])[-1])

@@ -1,0 +1,93 @@
+"""A turn by messages: the engine renders the prompt, and the ids that it tells enter the session."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
+from typing import TypeVar
+
+from tokentrue.clients.client import finish_reason_of
+from tokentrue.engines.engine import Server
+from tokentrue.errors import EngineError, MaxTokensTooLargeError, TransportError
+from tokentrue.generation import ChatRequest
+from tokentrue.sampling import SamplingParams
+from tokentrue.sessions.session import Session
+from tokentrue.sessions.stitch import NotExtended, StitchedPrompt, engine_rendered
+from tokentrue.transports.openai_chat import ChatReply, ChatTransport, with_max_tokens
+from tokentrue.turns import Response
+
+T = TypeVar("T")
+
+
+async def ask_by_messages(
+    server: Server, transport: ChatTransport, request: ChatRequest, clip_max_tokens: bool
+) -> ChatReply:
+    """One chat completion.
+
+    Raises:
+        OverlongPromptError: The prompt leaves no room.
+        MaxTokensTooLargeError: Only `max_tokens` is too large, and `clip_max_tokens` is off.
+        UnsupportedParameterError, EngineError, TransportError: See `tokentrue.errors`.
+    """
+
+    async def ask(sampling: SamplingParams) -> ChatReply:
+        asked = replace(request, sampling=sampling)
+        call = transport.write_chat(asked)
+        return await server.exchange(call, lambda reply: transport.read_chat(asked, reply), request.headers)
+
+    return await within_room(ask, request.sampling, clip_max_tokens)
+
+
+async def within_room(
+    ask: Callable[[SamplingParams], Awaitable[T]], sampling: SamplingParams, clip_max_tokens: bool
+) -> T:
+    """What `ask` gives; where only `max_tokens` is too large, once more with what there is room for.
+
+    Dynamo answers a prompt that it rendered itself with one and the same 400 whether the prompt or `max_tokens` is
+    too long. Without clipping, one more request, for a single token, then tells which.
+
+    Raises:
+        OverlongPromptError: The prompt leaves no room.
+        MaxTokensTooLargeError: Only `max_tokens` is too large, and `clip_max_tokens` is off.
+    """
+    try:
+        return await ask(sampling)
+    except MaxTokensTooLargeError as exc:
+        if clip_max_tokens:
+            # Where the room is not known it is left out: an engine then fills what there is.
+            return await ask(with_max_tokens(sampling, exc.room))
+        if exc.prompt_len is None:
+            with contextlib.suppress(EngineError, TransportError):
+                await ask(with_max_tokens(sampling, 1))
+        raise
+
+
+def commit_reply(
+    session: Session, prompt: StitchedPrompt | NotExtended, reply: ChatReply, call_id_prefix: str
+) -> Response:
+    """Enter an answer into the session, and make the response of it.
+
+    Args:
+        prompt: What was sent as ids; or why messages were sent instead, and then the ids are the engine's.
+    """
+    message = reply.answer.to_message(call_id_prefix)
+    finish_reason = finish_reason_of(reply.finish_reason, reply.answer.parsed)
+    turn = None
+    if reply.generation is None:
+        session.commit_without_ids(prompt.hashes, message)
+    else:
+        if isinstance(prompt, NotExtended):
+            prompt_ids = reply.generation.tokens.prompt_ids
+            prompt = engine_rendered(prompt.hashes, prompt_ids, prompt.why, prompt.detail)
+        turn = session.commit(prompt, reply.generation, message, finish_reason)
+    return Response(
+        id=reply.id,
+        model=reply.model,
+        message=message,
+        finish_reason=finish_reason,
+        usage=reply.usage,
+        tokens=reply.generation.tokens if reply.generation is not None else None,
+        turn=turn,
+        tokens_missing=reply.tokens_missing,
+    )

@@ -1,0 +1,117 @@
+"""From a configuration to a client that is ready."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+from tokentrue.clients.bridging import Bridging, EngineBridging, LocalBridging
+from tokentrue.clients.chat import OpenAIChatCompletionsClient
+from tokentrue.clients.client import Client
+from tokentrue.clients.renderer import RendererClient
+from tokentrue.clients.token import OpenAIChatCompletionsTokenClient
+from tokentrue.clients.token_routes import DynamoTokenRoute, TokenRoutes, VllmTokenRoutes
+from tokentrue.config import ClientConfig
+from tokentrue.engines.embedded.engine import MODEL_FOLDER
+from tokentrue.engines.http import HttpEngine
+from tokentrue.errors import ConfigError
+from tokentrue.rendering.renderer import Renderer, load_renderer
+from tokentrue.transports.dynamo import DynamoTransport
+from tokentrue.transports.openai_chat import ChatTransport, DynamoChat, VllmChat
+from tokentrue.transports.parameters import OnUnsupported
+from tokentrue.transports.vllm import VllmTransport
+
+RANK_HEADER = "X-data-parallel-rank"
+
+
+async def make_client(config: ClientConfig, renderer: Renderer | None = None) -> Client:
+    """The client that `config` describes, for the endpoint that its `client_idx` picks. Close it.
+
+    Nothing is asked of the endpoint yet. A tokenizer folder is read in a thread.
+
+    Args:
+        renderer: Used instead of the one that the configuration names, so that many clients share it.
+
+    Raises:
+        ConfigError: The key is not in the environment, or a renderer is needed and none is named, or the renderer
+            is not what `tool_parser` or `reasoning_parser` says.
+        TokenizerFolderError, TemplateRenderError: The tokenizer folder cannot be used.
+    """
+    chosen = config.resolve()
+    key = chosen.api_key()
+    if renderer is None and chosen.client_type != "openai_chat_completions":
+        renderer = await _loaded(chosen)
+    if renderer is not None:
+        _check_parsers(chosen, renderer)
+    _check_renderer(chosen, renderer)
+    headers = dict(chosen.extra_headers)
+    if chosen.data_parallel_rank is not None:
+        headers[RANK_HEADER] = str(chosen.data_parallel_rank)
+    policy = OnUnsupported(chosen.on_unsupported)
+    is_dynamo = chosen.renderer_transport == "dynamo"
+    engine = HttpEngine(
+        chosen.api_base_url,
+        DynamoTransport(on_unsupported=policy) if is_dynamo else VllmTransport(on_unsupported=policy),
+        api_key=key,
+        timeout_s=chosen.timeout,
+        connect_timeout_s=chosen.connect_timeout,
+        max_connections=chosen.max_connections,
+        max_retries=chosen.max_retries,
+        extra_headers=headers,
+        allow_auth_headers=chosen.allow_auth_headers,
+    )
+    return _client(chosen, engine, renderer, policy)
+
+
+def _client(chosen: ClientConfig, engine: HttpEngine, renderer: Renderer | None, policy: OnUnsupported) -> Client:
+    is_dynamo = chosen.renderer_transport == "dynamo"
+    chat: ChatTransport = DynamoChat(on_unsupported=policy) if is_dynamo else VllmChat(on_unsupported=policy)
+    if chosen.client_type == "renderer" and renderer is not None:
+        return RendererClient(engine, renderer, clip_max_tokens=chosen.clip_max_tokens)
+    if chosen.client_type == "openai_chat_completions":
+        return OpenAIChatCompletionsClient(engine, chat, chosen.clip_max_tokens)
+    routes: TokenRoutes = VllmTokenRoutes(engine, renderer, policy)
+    if is_dynamo:
+        routes = DynamoTokenRoute(engine, DynamoTransport(send_tools=True, on_unsupported=policy))
+    bridging: Bridging = EngineBridging(engine)
+    if renderer is not None and chosen.bridge_tokenizer != "engine":
+        bridging = LocalBridging(renderer)
+    return OpenAIChatCompletionsTokenClient(engine, chat, routes, bridging, chosen.clip_max_tokens)
+
+
+async def _loaded(config: ClientConfig) -> Renderer | None:
+    """The renderer that `renderer` and `renderer_model_name` name, or None when they name none."""
+    name = config.renderer_model_name if config.renderer == "auto" else config.renderer
+    if name is None or name == "none":
+        return None
+    folder = MODEL_FOLDER if name == "embedded" else Path(name)
+    return await asyncio.to_thread(load_renderer, folder, template_kwargs=config.template_kwargs)
+
+
+def _check_renderer(config: ClientConfig, renderer: Renderer | None) -> None:
+    if config.bridge_tokenizer == "engine" and config.renderer_transport == "dynamo":
+        raise ConfigError("ClientConfig.bridge_tokenizer='engine' is for 'vllm': Dynamo has no /tokenize")
+    if renderer is not None or config.client_type == "openai_chat_completions":
+        return
+    how = "set renderer to a tokenizer folder or 'embedded', or renderer_model_name to a folder"
+    if config.client_type == "renderer":
+        raise ConfigError(f"ClientConfig.client_type='renderer' needs a renderer: {how}")
+    if config.renderer_transport == "dynamo":
+        raise ConfigError(f"ClientConfig.renderer_transport='dynamo' has no /tokenize and needs a renderer: {how}")
+    if config.bridge_tokenizer == "local":
+        raise ConfigError(f"ClientConfig.bridge_tokenizer='local' needs a renderer: {how}")
+
+
+def _check_parsers(config: ClientConfig, renderer: Renderer) -> None:
+    """Parsers are derived from the template; a configured one is a claim, and is held against what was derived."""
+    tools = renderer.tool_format.name if renderer.tool_format is not None else None
+    thinks = renderer.reader.reasoning.opener.text if renderer.reader.reasoning is not None else None
+    for name, claimed, derived in (
+        ("tool_parser", config.tool_parser, tools),
+        ("reasoning_parser", config.reasoning_parser, thinks),
+    ):
+        if claimed not in (None, "auto", derived):
+            raise ConfigError(
+                f"ClientConfig.{name}={claimed!r} is not what the template of {renderer.folder!r} gives, which is "
+                f"{derived!r}; allowed is that, 'auto' or None"
+            )
