@@ -17,6 +17,7 @@ from tokentrue.rollouts.tools import ToolSet
 from tokentrue.sampling import SamplingParams
 from tokentrue.sessions.samples import TrainingSample, training_samples
 from tokentrue.sessions.session import Session
+from tokentrue.sessions.trajectories import SessionSamples, cut_tokens, session_samples
 from tokentrue.tokens import Logprobs, TokenIds, TurnTokens
 from tokentrue.transports.dynamo import DynamoTransport
 from tokentrue.transports.vllm import VllmTransport
@@ -40,6 +41,7 @@ __all__ = [
     "RolloutPlan",
     "SamplingParams",
     "Session",
+    "SessionSamples",
     "SingleTurnEnv",
     "TokenIds",
     "TokentrueError",
@@ -50,9 +52,11 @@ __all__ = [
     "Turn",
     "TurnTokens",
     "VllmTransport",
+    "cut_tokens",
     "load_renderer",
     "make_client",
     "run_rollouts",
+    "session_samples",
     "training_samples",
 ]
 

@@ -310,7 +310,7 @@ def test_a_turn_without_ids_cannot_be_extended(world) -> None:
 
 
 def test_an_engine_that_ignores_the_ids_is_an_error_and_never_a_sample(world) -> None:
-    """The call is spelled otherwise than the template spells it, so a rendering of the messages is another prompt."""
+    """The call is not spelled as the template spells it, so rendering the messages gives another prompt."""
     session = Session()
     given = {"routes": {CHAT, TOKENS}, "ignores_ids": True, "says": [CALL.replace(": ", ":")]}
     with pytest.raises(EvidenceError):

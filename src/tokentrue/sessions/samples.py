@@ -7,7 +7,7 @@ share is trained in the first of them.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -42,28 +42,42 @@ class TrainingSample:
             raise AlignmentError("a trained id has no log-probability")
 
 
-def training_samples(turns: Sequence[Turn]) -> tuple[TrainingSample, ...]:
-    """One sample per branch of a session; `turns[i].index == i`."""
-    extended = {
-        turn.stitch.anchor_turn for turn in turns if _continues(turn) and turn.stitch.anchor_turn is not None
-    }
+def training_samples(
+    turns: Sequence[Turn], anchors: Mapping[int, int] | None = None
+) -> tuple[TrainingSample, ...]:
+    """One sample per branch of a session; `turns[i].index == i`.
+
+    Args:
+        anchors: The turn that each turn continues, by index; None means `bridged_anchors`.
+
+    Raises:
+        AlignmentError: A turn does not begin with the ids of the turn that it continues.
+    """
+    continued = bridged_anchors(turns) if anchors is None else anchors
+    extended = set(continued.values())
     trained: set[int] = set()
     samples: list[TrainingSample] = []
     for turn in turns:
         if turn.index not in extended:
-            samples.append(_sample(_branch(turns, turn), trained))
+            samples.append(_sample(_branch(turns, turn, continued), trained))
     return tuple(samples)
 
 
-def _continues(turn: Turn) -> bool:
-    """Whether the anchor's ids are all in this turn's prompt, so that no sample of its own is needed."""
-    return turn.stitch.how is How.BRIDGED and turn.stitch.junction is not Junction.OPENER_DROPPED
+def bridged_anchors(turns: Sequence[Turn]) -> dict[int, int]:
+    """The turn that each bridged turn continues, where all of its ids are in the prompt."""
+    return {
+        turn.index: turn.stitch.anchor_turn
+        for turn in turns
+        if turn.stitch.how is How.BRIDGED
+        and turn.stitch.junction is not Junction.OPENER_DROPPED
+        and turn.stitch.anchor_turn is not None
+    }
 
 
-def _branch(turns: Sequence[Turn], leaf: Turn) -> list[Turn]:
+def _branch(turns: Sequence[Turn], leaf: Turn, anchors: Mapping[int, int]) -> list[Turn]:
     path = [leaf]
-    while _continues(path[-1]) and path[-1].stitch.anchor_turn is not None:
-        path.append(turns[path[-1].stitch.anchor_turn])
+    while path[-1].index in anchors:
+        path.append(turns[anchors[path[-1].index]])
     path.reverse()
     return path
 

@@ -44,6 +44,11 @@ class Session:
         """All committed turns, in the order in which they were committed."""
         return tuple(self._tree.turns)
 
+    @property
+    def turns_without_ids(self) -> int:
+        """How many sampled messages came without ids; they are no turns."""
+        return len(self._tree.without_ids)
+
     def read_messages(
         self, values: str | Sequence[Message | Mapping[str, Any] | SupportsModelDump]
     ) -> tuple[Message, ...]:
