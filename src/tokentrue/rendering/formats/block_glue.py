@@ -60,7 +60,8 @@ def take_apart(around: Surroundings) -> BlockGlue | None:
         gaps = [rest[len(close_text) :], around.after_two[len(close_text) :]]
     lead = around.before[: len(around.before) - len(open_text)]
     stripped = open_text.lstrip()
-    lead, open_text = lead + open_text[: len(open_text) - len(stripped)], stripped
+    space, open_text = open_text[: len(open_text) - len(stripped)], stripped
+    lead, gaps = lead + space, [gap + space for gap in gaps[:1]] + gaps[1:]
     trail = around.after[len(close_text) :]
     if open_text and not is_mark(open_text[0]) and has_mark(lead) and has_mark(trail):
         return _section(lead, open_text, close_text, trail, around)

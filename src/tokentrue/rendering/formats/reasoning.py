@@ -61,7 +61,11 @@ def _split_marker(text: str, tokenizer: Tokenizer) -> tuple[str, AddedTokenInfo,
 
 
 def derive_reasoning(template: ChatTemplate, form: MessageForm, tokenizer: Tokenizer) -> ReasoningFormat | None:
-    """The template's reasoning format, or None when it writes no reasoning between added tokens."""
+    """The template's reasoning format, or None when it writes no reasoning between added tokens.
+
+    A template that never writes reasoning in history (DeepSeek-R1) may still open it in its generation
+    prompt; then the white space that the model puts around is not known, and none is taken off.
+    """
     conversation = (
         Message(role="user", content=_USER),
         Message(role="assistant", content=_CONTENT, reasoning_content=_REASONING),
@@ -73,9 +77,30 @@ def derive_reasoning(template: ChatTemplate, form: MessageForm, tokenizer: Token
     start, end = text.find(_REASONING), text.find(_CONTENT)
     user_end = text.find(_USER) + len(_USER)
     if start < user_end or end < start:
-        return None
+        return _from_generation_prompt(template, form, tokenizer) if start < 0 else None
     before = _split_marker(text[user_end:start], tokenizer)
     after = _split_marker(text[start + len(_REASONING) : end], tokenizer)
     if before is None or after is None or before[2].strip() or after[0].strip() or after[2].strip():
         return None
     return ReasoningFormat(before[1], after[1], lead=before[2], trail=after[0], gap=after[2])
+
+
+def _from_generation_prompt(
+    template: ChatTemplate, form: MessageForm, tokenizer: Tokenizer
+) -> ReasoningFormat | None:
+    asked = form.to_templates([Message(role="user", content=_USER)])
+    try:
+        text = template.render_text(asked, add_generation_prompt=True)
+    except TemplateRenderError:
+        return None
+    found = _split_marker(text[text.rfind(_USER) + len(_USER) :], tokenizer)
+    if found is None or found[2].strip():
+        return None
+    _, last, behind = found
+    bracket, rest = last.text[:1], last.text[1:]
+    opener = tokenizer.added_token(bracket + rest.removeprefix("/"))
+    closer = tokenizer.added_token(f"{bracket}/{rest.removeprefix('/')}")
+    if opener is None or closer is None or opener == closer:
+        return None
+    is_open = last == opener
+    return ReasoningFormat(opener, closer, lead=behind if is_open else "", trail="", gap="" if is_open else behind)

@@ -1,0 +1,231 @@
+"""Law 6 for every argument grammar: reading is the inverse of writing, cut anywhere, split anywhere."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from templates.families import FAMILIES, Family, family_renderer
+from templates.spoken import TYPED_TOOLS, spoken_messages, with_generated_ids
+from tokentrue import Message, Renderer
+from tokentrue.rendering.bridge import prompt_tail
+from tokentrue.rendering.formats.parsed import CallStatus
+from tokentrue.rendering.formats.reasoning import ReasoningState
+from tokentrue.rendering.reader import ParsedResponse, response_of
+from tokentrue.tokens import TokenIds
+
+EXAMPLES = int(os.environ.get("TOKENTRUE_EXAMPLES", "12"))
+"""Generated messages per law and family; `make test-templates` asks for more."""
+
+laws = settings(max_examples=EXAMPLES, deadline=None, suppress_health_check=list(HealthCheck))
+families = pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.name)
+ASKED = (Message(role="user", content="?"),)
+
+
+def draw_spoken(data: st.DataObject, family: Family) -> Message:
+    return data.draw(spoken_messages(family.max_calls, family.text_beside_calls, family.reasoning))
+
+
+def read(renderer: Renderer, ids: list[int]) -> ParsedResponse:
+    prompt = renderer.render_ids(ASKED, tools=TYPED_TOOLS)
+    return renderer.parse_response(ids, prompt_ids=prompt, tools=TYPED_TOOLS)
+
+
+@families
+def test_the_grammar_is_recognised_by_its_rendering(family: Family) -> None:
+    renderer = family_renderer(family)
+    assert renderer.certificate.tool_format == family.grammar
+    assert (renderer.reader.reasoning is not None) == (family.reasoning and family.name != "channels")
+
+
+@families
+@laws
+@given(data=st.data())
+def test_law_6_parse_is_the_inverse_of_render_assistant(family: Family, data: st.DataObject) -> None:
+    renderer, message = family_renderer(family), draw_spoken(data, family)
+    if "plain text" in family.grammar and "<" in (message.content or ""):
+        return  # a tag that is ordinary text cannot be told from text that spells it
+    parsed = read(renderer, renderer.render_assistant(message, tools=TYPED_TOOLS).tolist())
+    assert [call.status for call in parsed.tool_calls] == [CallStatus.OK] * len(message.tool_calls)
+    expected = message if family.writes_ids else with_generated_ids(message)
+    assert parsed.to_message("call") == expected or parsed.to_message("call").digest == expected.digest
+
+
+@families
+@laws
+@given(data=st.data())
+def test_a_cut_at_any_byte_raises_nothing_and_invents_nothing(family: Family, data: st.DataObject) -> None:
+    renderer, message = family_renderer(family), draw_spoken(data, family)
+    ids = renderer.render_assistant(message, tools=TYPED_TOOLS).tolist()
+    whole = read(renderer, ids)
+    start = data.draw(st.integers(0, max(len(ids) - 60, 0)))
+    for length in range(start, min(start + 60, len(ids))):
+        parsed = read(renderer, ids[:length])
+        assert len(parsed.tool_calls) <= max(len(whole.tool_calls), "plain text" in family.grammar)
+        for call, known in zip(parsed.tool_calls, whole.tool_calls, strict=False):
+            if call.status is CallStatus.OK:
+                assert (call.name, call.arguments) == (known.name, known.arguments)
+            else:
+                assert call.arguments is None
+        kept = parsed.to_message()
+        assert len(kept.tool_calls) == sum(call.status is CallStatus.OK for call in parsed.tool_calls)
+
+
+@families
+@laws
+@given(data=st.data())
+def test_any_split_reads_the_same_and_deltas_concatenate_to_it(family: Family, data: st.DataObject) -> None:
+    renderer, message = family_renderer(family), draw_spoken(data, family)
+    ids = renderer.render_assistant(message, tools=TYPED_TOOLS).tolist()
+    for _ in range(data.draw(st.integers(0, 3))):  # disorder: a marker more, a piece less
+        at = data.draw(st.integers(0, len(ids)))
+        ids[at:at] = [data.draw(st.integers(0, renderer.vocab_size - 1))]
+    if data.draw(st.booleans()):
+        ids = ids[: data.draw(st.integers(0, len(ids)))]
+    check_split(renderer, ids, data)
+
+
+def check_split(renderer: Renderer, ids: list[int], data: st.DataObject) -> None:
+    """Fed in pieces, the response is the one that is read at once."""
+    prompt = TokenIds(renderer.render_ids(ASKED, tools=TYPED_TOOLS))
+    reader = renderer.reader.start(prompt_tail=prompt_tail(prompt, renderer.stop_ids), tools=TYPED_TOOLS)
+    deltas = []
+    size = data.draw(st.sampled_from([1, 1, 2, 7, 50]))
+    for start in range(0, len(ids), size):
+        deltas += reader.feed(ids[start : start + size])
+    deltas += reader.finish()
+    assert response_of(deltas, reader) == read(renderer, ids)
+
+
+@families
+@laws
+@given(data=st.data())
+def test_any_ids_can_be_read(family: Family, data: st.DataObject) -> None:
+    renderer = family_renderer(family)
+    added = [info.id for info in renderer.tokenizer.added_tokens()]
+    id_lists = st.lists(st.one_of(st.sampled_from(added), st.integers(0, 255)), max_size=60)
+    ids = data.draw(id_lists)
+    parsed = read(renderer, ids)
+    assert all((call.arguments is None) == (call.status not in READABLE) for call in parsed.tool_calls)
+    check_split(renderer, ids, data)
+
+
+READABLE = (CallStatus.OK, CallStatus.UNKNOWN_TOOL)
+MARKED = [family for family in FAMILIES if family.tokens]
+
+
+@pytest.mark.parametrize("family", MARKED, ids=lambda family: family.name)
+def test_text_that_spells_a_marker_is_content(family: Family) -> None:
+    renderer = family_renderer(family)
+    bytes_of = {ord(char): renderer.tokenizer.encode(char)[0] for char in map(chr, range(32, 127))}
+    for token in (*family.tokens, "<think>", "[e]"):
+        for text in (token, f"a {token} b"):
+            spelled = [bytes_of[ord(char)] for char in text]
+            template = renderer.render_assistant(
+                Message(role="assistant", content="qz"), tools=TYPED_TOOLS
+            ).tolist()
+            word = [bytes_of[ord("q")], bytes_of[ord("z")]]
+            at = next(i for i in range(len(template)) if template[i : i + 2] == word)
+            parsed = read(renderer, [*template[:at], *spelled, *template[at + 2 :]])
+            assert (parsed.content, parsed.tool_calls) == (text, ())
+
+
+@pytest.mark.parametrize(
+    ("text", "states"),
+    [
+        ("<think>\nI see.\n</think>\n\nYes.", (ReasoningState.CLOSED, "I see.", "Yes.")),
+        ("<think>\nI se", (ReasoningState.OPEN, "I se", "")),
+        ("</think>\n\nYes.", (ReasoningState.ABSENT, None, "Yes.")),
+        ("Yes.", (ReasoningState.ABSENT, None, "Yes.")),
+        ("Yes </think> no", (ReasoningState.ABSENT, None, "Yes </think> no")),
+    ],
+)
+def test_reasoning_is_told_open_closed_and_absent(
+    text: str, states: tuple[ReasoningState, str | None, str]
+) -> None:
+    renderer = family_renderer(FAMILIES[0])
+    parsed = read(renderer, renderer.tokenizer.encode(text))
+    assert (parsed.reasoning, parsed.reasoning_content, parsed.content) == states
+
+
+def family(name: str) -> Renderer:
+    return family_renderer(next(found for found in FAMILIES if found.name == name))
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "status", "arguments"),
+    [
+        (
+            "coder",
+            "<tool_call><function=look_up><parameter=i>7</parameter></function></tool_call>",
+            CallStatus.OK,
+            '{"i": 7}',
+        ),
+        (
+            "coder",
+            "<tool_call><function=look_up><parameter=s>7</parameter></function></tool_call>",
+            CallStatus.OK,
+            '{"s": "7"}',
+        ),
+        (
+            "coder",
+            "<tool_call>\n<function=look_up>\n<parameter=i>\nseven\n</parameter>\n</function>\n</tool_call>",
+            CallStatus.OK,
+            '{"i": "seven"}',
+        ),
+        ("coder", "<tool_call><function=look_up>loose</function></tool_call>", CallStatus.INVALID_JSON, None),
+        (
+            "coder",
+            "<tool_call><function=><parameter=s>x</parameter></function></tool_call>",
+            CallStatus.MISSING_NAME,
+            None,
+        ),
+        ("coder", "<tool_call>look_up(1)</tool_call>", CallStatus.MISSING_NAME, None),
+        ("coder", "<tool_call><function=look_up><parameter=s>x", CallStatus.UNCLOSED, None),
+        (
+            "key_value",
+            "<tool_call>look_up<arg_key>b</arg_key><arg_value>true</arg_value></tool_call>",
+            CallStatus.OK,
+            '{"b": true}',
+        ),
+        ("key_value", "<tool_call>other</tool_call>", CallStatus.UNKNOWN_TOOL, "{}"),
+        ("key_value", "<tool_call>look_up<arg_key>b</arg_key>true</tool_call>", CallStatus.INVALID_JSON, None),
+        (
+            "section",
+            '<calls><call>function<sep>look_up\n```json\n{"a": \n```</call>',
+            CallStatus.INVALID_JSON,
+            None,
+        ),
+        ("section", "<calls><call>function<sep>look_up\n```json\n{}\n```", CallStatus.UNCLOSED, None),
+        ("name_args", '[TOOL_CALLS]look_up[ARGS]{"i": 1}', CallStatus.OK, '{"i": 1}'),
+        ("name_args", "[TOOL_CALLS][ARGS]{}[e]", CallStatus.MISSING_NAME, None),
+        ("json_list", '[TOOL_CALLS][{"name": "look_up", "arguments": {"i": 1', CallStatus.UNCLOSED, None),
+        ("json_list", '[TOOL_CALLS]{"name": 1}[e]', CallStatus.INVALID_JSON, None),
+        ("quoted", "<call>call:look_up{s:<q>a,b:{c}<q>,i:-3}</call>", CallStatus.OK, '{"s": "a,b:{c}", "i": -3}'),
+        ("quoted", "<call>call:look_up{s:a b}</call>", CallStatus.INVALID_JSON, None),
+        ("quoted", "<call>call:look_up" + "{a:" * 500 + "</call>", CallStatus.INVALID_JSON, None),
+        (
+            "channels",
+            '<channel>commentary to=functions.look_up <message>{"i": 1}<call>',
+            CallStatus.OK,
+            '{"i": 1}',
+        ),
+        ("channels", '<channel>commentary to=functions.look_up <message>{"i": ', CallStatus.UNCLOSED, None),
+        (
+            "channels",
+            '<channel>commentary to=functions.look_up <message>{"i": <call>',
+            CallStatus.INVALID_JSON,
+            None,
+        ),
+        ("hermes", "<tool_call>" + "[" * 100000 + "</tool_call>", CallStatus.INVALID_JSON, None),
+    ],
+)
+def test_each_kind_of_attempt_has_its_status(
+    name: str, text: str, status: CallStatus, arguments: str | None
+) -> None:
+    renderer = family(name)
+    (call,) = read(renderer, renderer.tokenizer.encode(text)).tool_calls
+    assert (call.status, call.arguments) == (status, arguments)

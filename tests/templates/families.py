@@ -1,0 +1,228 @@
+"""One small template per argument grammar, on a tokenizer whose every token is one byte, so that a cut between
+ids is a cut at any byte. The shapes are those of the families named; the texts are written for these tests."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache
+
+import tokenizers
+from tokenizers import AddedToken, decoders, models, pre_tokenizers
+
+from tokentrue import Renderer
+from tokentrue.rendering.chat_template import ChatTemplate
+from tokentrue.rendering.renderer import make_renderer
+from tokentrue.rendering.tokenizer import Tokenizer
+
+_TOOLS = "{%- if tools %}{{- '[s]' + (tools | tojson) + '[e]' }}{%- endif %}"
+_FRAME = (
+    _TOOLS
+    + """{%- for m in messages %}
+    {%- if m.role == 'assistant' %}{{- '[a]' }}%(assistant)s{{- '[e]' }}
+    {%- else %}{{- '[' + m.role[0] + ']' + (m.content or '') + '[e]' }}{%- endif %}
+{%- endfor %}
+{%- if add_generation_prompt %}{{- '[a]' }}{%- endif %}"""
+)
+_THINK = "{%- if m.reasoning_content %}{{- '<think>\\n' + m.reasoning_content + '\\n</think>\\n\\n' }}{%- endif %}"
+_SAY = _THINK + "{{- m.content or '' }}"
+_CALLS = "{%- for call in m.tool_calls or [] %}{%- set f = call.function %}"
+_ARGS = "{%- for k, v in f.arguments.items() %}"
+_V = "(v if v is string else v | tojson)"
+
+HERMES = (
+    _SAY
+    + _CALLS
+    + """{%- if m.content or not loop.first %}{{- '\\n' }}{%- endif %}
+    {{- '<tool_call>\\n{"name": "' + f.name + '", "arguments": ' + (f.arguments | tojson) + '}\\n</tool_call>' }}
+    {%- endfor %}"""
+)
+CODER = (
+    _SAY
+    + _CALLS
+    + """{{- '\\n<tool_call>\\n<function=' + f.name + '>\\n' }}"""
+    + _ARGS
+    + "{{- '<parameter=' + k + '>\\n' + "
+    + _V
+    + """ + '\\n</parameter>\\n' }}{%- endfor %}{{- '</function>\\n</tool_call>' }}{%- endfor %}"""
+)
+PYTHONIC_CODER = CODER.replace("v | tojson", "v | string")
+INVOKE = (
+    _SAY
+    + "{%- if m.tool_calls %}{{- '\\n<calls>\\n' }}"
+    + _CALLS
+    + """{{- '<invoke name="' + f.name + '">\\n' }}"""
+    + _ARGS
+    + """{{- '<parameter name="' + k + '">' + """
+    + _V
+    + """ + '</parameter>\\n' }}{%- endfor %}{{- '</invoke>\\n' }}{%- endfor %}{{- '</calls>' }}{%- endif %}"""
+)
+KEY_VALUE = (
+    _SAY
+    + _CALLS
+    + """{{- '\\n<tool_call>' + f.name + '\\n' }}"""
+    + _ARGS
+    + "{{- '<arg_key>' + k + '</arg_key>\\n<arg_value>' + "
+    + _V
+    + """ + '</arg_value>\\n' }}{%- endfor %}{{- '</tool_call>' }}{%- endfor %}"""
+)
+TIGHT_KEY_VALUE = KEY_VALUE.replace("\\n", "").replace("f.name + ''", "f.name + '<sep>'")
+SECTION = (
+    _SAY
+    + "{%- if m.tool_calls %}{{- '<calls>' }}"
+    + _CALLS
+    + """{%- if not loop.first %}{{- '\\n' }}{%- endif %}
+    {{- '<call>function<sep>' + f.name + '\\n```json\\n' + (f.arguments | tojson) + '\\n```</call>' }}
+    {%- endfor %}{{- '</calls>' }}{%- endif %}"""
+)
+IDS = (
+    _SAY
+    + "{%- if m.tool_calls %}{{- '<calls>' }}"
+    + """{%- for call in m.tool_calls %}
+    {{- '<call>' + call.id + '<sep>' + (call.function.arguments | tojson) + '</call>' }}
+    {%- endfor %}{{- '</calls>' }}{%- endif %}"""
+)
+JSON_LIST = (
+    "{%- if m.tool_calls %}{{- '[TOOL_CALLS][' }}"
+    + _CALLS
+    + """{{- '{"name": "' + f.name + '", "arguments": ' + (f.arguments | tojson) + ', "id": "' + call.id + '"}' }}
+    {%- if not loop.last %}{{- ', ' }}{%- endif %}{%- endfor %}{{- ']' }}{%- else %}{{- m.content }}{%- endif %}"""
+)
+NAME_ARGS = _SAY + _CALLS + "{{- '[TOOL_CALLS]' + f.name + '[ARGS]' + (f.arguments | tojson) }}{%- endfor %}"
+NAME_ID_ARGS = NAME_ARGS.replace("+ '[ARGS]'", "+ '[CALL_ID]' + call.id + '[ARGS]'")
+BARE = (
+    "{%- if m.tool_calls %}{%- if m.tool_calls | length != 1 %}{{- raise_exception('one call') }}{%- endif %}"
+    + """{%- set f = m.tool_calls[0].function %}
+    {{- '{"name": "' + f.name + '", "parameters": ' + (f.arguments | tojson) + '}' }}
+    {%- else %}{{- m.content }}{%- endif %}"""
+)
+PLAIN_TAGS = (
+    _SAY + _CALLS + "{{- '<function=' + f.name + '>' + (f.arguments | tojson) + '</function>' }}{%- endfor %}"
+)
+QUOTED = """{%- macro write(v) %}{%- if v is string %}{{- '<q>' + v + '<q>' }}
+    {%- elif v is boolean %}{{- 'true' if v else 'false' }}
+    {%- elif v is mapping %}{{- '{' }}{%- for k, i in v | dictsort %}{{- k + ':' }}{{- write(i) }}
+        {%- if not loop.last %},{% endif %}{%- endfor %}{{- '}' }}
+    {%- elif v is sequence %}{{- '[' }}{%- for i in v %}{{- write(i) }}{%- if not loop.last %},{% endif %}
+        {%- endfor %}{{- ']' }}
+    {%- else %}{{- v }}{%- endif %}{%- endmacro %}
+    {%- if m.reasoning_content %}{{- '<think>' + m.reasoning_content + '</think>' }}{%- endif %}""" + (
+    _CALLS
+    + """{{- '<call>call:' + f.name }}{{- write(f.arguments) }}{{- '</call>' }}{%- endfor %}
+    {{- m.content or '' }}"""
+)
+CHANNELS = (
+    _TOOLS
+    + """{%- for m in messages %}
+    {%- if m.role == 'assistant' %}
+        {%- if m.reasoning_content %}
+            {{- '<start>assistant<channel>analysis<message>' + m.reasoning_content + '<end>' }}
+        {%- endif %}
+        {%- if m.tool_calls %}{%- set f = m.tool_calls[0].function %}
+            {{- '<start>assistant to=functions.' + f.name + '<channel>commentary json<message>' }}
+            {{- (f.arguments | tojson) + '<call>' }}
+        {%- else %}{{- '<start>assistant<channel>final<message>' + m.content + '[e]' }}{%- endif %}
+    {%- else %}{{- '<start>' + m.role + '<message>' + m.content + '<end>' }}{%- endif %}
+{%- endfor %}
+{%- if add_generation_prompt %}{{- '<start>assistant' }}{%- endif %}"""
+)
+
+_THINKS = ("<think>", "</think>")
+
+
+@dataclass(frozen=True)
+class Family:
+    """A template and the tokens it needs.
+
+    Args:
+        grammar: How the certificate calls what must be recognised.
+        max_calls: How many calls one message may carry.
+        text_beside_calls: Whether content is kept beside calls.
+        writes_ids: Whether call ids are written.
+    """
+
+    name: str
+    template: str
+    tokens: tuple[str, ...]
+    grammar: str
+    max_calls: int = 3
+    text_beside_calls: bool = True
+    writes_ids: bool = False
+    stops: tuple[str, ...] = ("[e]",)
+    reasoning: bool = True
+
+
+def _framed(assistant: str) -> str:
+    return _FRAME.replace("%(assistant)s", assistant)
+
+
+_TAGS = ("<tool_call>", "</tool_call>")
+_ARG = ("<arg_key>", "</arg_key>", "<arg_value>", "</arg_value>")
+_SECTION = ("<calls>", "</calls>", "<call>", "</call>", "<sep>")
+FAMILIES = (
+    Family("hermes", _framed(HERMES), _TAGS, "json in <tool_call>…</tool_call>"),
+    Family("hermes_as_text", _framed(HERMES), (), "json in <tool_call>…</tool_call> (plain text)"),
+    Family("coder", _framed(CODER), _TAGS, "xml parameters in <tool_call>…</tool_call>"),
+    Family("pythonic_coder", _framed(PYTHONIC_CODER), _TAGS, "xml parameters in <tool_call>…</tool_call>"),
+    Family("invoke", _framed(INVOKE), ("<calls>", "</calls>"), "xml parameters in <calls>…</calls>"),
+    Family("key_value", _framed(KEY_VALUE), (*_TAGS, *_ARG), "key/value tags in <tool_call>…</tool_call>"),
+    Family(
+        "tight_key_value",
+        _framed(TIGHT_KEY_VALUE),
+        (*_TAGS, *_ARG, "<sep>"),
+        "key/value tags in <tool_call>…</tool_call>",
+    ),
+    Family("section", _framed(SECTION), _SECTION, "name + json in <call>…</call>"),
+    Family("ids", _framed(IDS), _SECTION, "call id + json in <call>…</call>", writes_ids=True),
+    Family(
+        "json_list",
+        _framed(JSON_LIST),
+        ("[TOOL_CALLS]",),
+        "json list in [TOOL_CALLS]…",
+        text_beside_calls=False,
+        writes_ids=True,
+        reasoning=False,
+    ),
+    Family("name_args", _framed(NAME_ARGS), ("[TOOL_CALLS]", "[ARGS]"), "name + json in [TOOL_CALLS]…"),
+    Family(
+        "name_id_args",
+        _framed(NAME_ID_ARGS),
+        ("[TOOL_CALLS]", "[ARGS]", "[CALL_ID]"),
+        "name + json in [TOOL_CALLS]…",
+        writes_ids=True,
+    ),
+    Family(
+        "bare",
+        _framed(BARE),
+        (),
+        "bare json with 'name' and 'parameters'",
+        max_calls=1,
+        text_beside_calls=False,
+        reasoning=False,
+    ),
+    Family("plain_tags", _framed(PLAIN_TAGS), (), "name + json in <function=…</function> (plain text)"),
+    Family("quoted", _framed(QUOTED), ("<q>", "<call>", "</call>"), "fields with quote markers in <call>…</call>"),
+    Family(
+        "channels",
+        CHANNELS,
+        ("<start>", "<channel>", "<message>", "<end>", "<call>"),
+        "channels (analysis is reasoning, calls to=functions.…)",
+        max_calls=1,
+        text_beside_calls=False,
+        stops=("[e]", "<call>"),
+    ),
+)
+
+
+@cache
+def family_renderer(family: Family) -> Renderer:
+    """The renderer of one family, over single bytes and the family's own tokens."""
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    backend = tokenizers.Tokenizer(models.BPE(vocab={char: i for i, char in enumerate(alphabet)}, merges=[]))
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    backend.decoder = decoders.ByteLevel()
+    frame = ("[s]", "[u]", "[t]", "[a]", "[e]")
+    added = (*frame, *_THINKS, *family.tokens)
+    backend.add_special_tokens([AddedToken(text, special=True, normalized=False) for text in added])
+    tokenizer = Tokenizer(backend, {}, family.name)
+    stops = tuple(backend.token_to_id(text) for text in family.stops)
+    return make_renderer(tokenizer, ChatTemplate(family.template), stops, family.name)
