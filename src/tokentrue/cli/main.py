@@ -7,6 +7,7 @@ import sys
 import click
 
 import tokentrue
+from tokentrue.cli.certify import certify
 from tokentrue.cli.demo import demo
 from tokentrue.cli.door import run_command
 from tokentrue.cli.inspect import inspect
@@ -26,6 +27,7 @@ def cli() -> None:
 cli.add_command(rollout)
 cli.add_command(inspect)
 cli.add_command(demo)
+cli.add_command(certify)
 
 
 def main() -> None:

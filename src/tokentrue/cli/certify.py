@@ -1,0 +1,184 @@
+"""`tokentrue certify`: what can be proved about a chat template, by kind of follow-up."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import click
+
+from tokentrue.cli.connecting import tokenizer_folder
+from tokentrue.cli.door import CommandFailed, ExitCode
+from tokentrue.cli.report import WIDTH
+from tokentrue.errors import ConfigError
+from tokentrue.rendering.certificate import Certificate, Finding, FollowUpKind, Verdict
+from tokentrue.rendering.renderer import Renderer, load_renderer
+from tokentrue.turns import Junction
+
+_ABSENT = "none"
+_CANNOT_RENDER = "the chat template refuses these messages"
+"""How a `TemplateRenderError` begins that is the template's own word: there is nothing to bridge then."""
+
+
+@click.command()
+@click.argument("folder", metavar="FOLDER")
+@click.option(
+    "--tools/--no-tools",
+    "with_tools",
+    default=None,
+    help="Only the follow-ups with, or without, tools offered.  [default: both]",
+)
+@click.option(
+    "--stop-id", "stop_ids", type=int, multiple=True, metavar="N", help="A further stop id; may be repeated."
+)
+@click.option(
+    "--template-kwargs", metavar="JSON", help='Variables for the template, such as {"enable_thinking": false}.'
+)
+@click.option("--json", "as_json", is_flag=True, help="Print the certificate as JSON.")
+def certify(folder: str, **options: Any) -> None:
+    """Prove which follow-ups a template can be bridged for.
+
+    FOLDER is a Hugging Face tokenizer folder, or "embedded". Each probe is a short conversation, played as an
+    engine would play it; the bridge is compared, id by id, with the full rendering.
+
+    \b
+    exact      the bridged prompt is the full rendering
+    junction   the same, behind what was added where sampling stopped
+    rewritten  what the bridge adds is what the template writes, but a full rendering would change
+               earlier ids; only the bridge keeps what was sampled
+    refused    no bridge can be proved; the reason is told
+
+    Exit code 0 when every follow-up that the template can render at all is bridged, else 1.
+    """
+    renderer = load_renderer(
+        tokenizer_folder(folder),
+        template_kwargs=_template_kwargs(options["template_kwargs"]),
+        stop_token_ids=options["stop_ids"],
+    )
+    certificate = renderer.certificate
+    wanted: bool | None = options["with_tools"]
+    findings = [f for f in certificate.findings if wanted is None or f.with_tools == wanted]
+    if options["as_json"]:
+        click.echo(json.dumps(certificate_json(renderer, findings), ensure_ascii=False))
+    else:
+        for line in certificate_lines(renderer, findings):
+            click.echo(line)
+    if any(is_unbridged(finding) for finding in findings):
+        raise CommandFailed(ExitCode.FAILED)
+
+
+def _template_kwargs(text: str | None) -> Mapping[str, Any]:
+    if text is None:
+        return {}
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise ConfigError(f"--template-kwargs is not valid JSON: {error}") from error
+    if not isinstance(value, dict):
+        raise ConfigError(f"--template-kwargs must be a JSON object, not {text!r}")
+    return value
+
+
+def is_unbridged(finding: Finding) -> bool:
+    """Whether the template can render this follow-up, and yet no bridge was proved."""
+    return finding.verdict is Verdict.REFUSED and not cannot_render(finding)
+
+
+def cannot_render(finding: Finding) -> bool:
+    """Whether the template itself refuses the conversation."""
+    return finding.verdict is Verdict.REFUSED and _CANNOT_RENDER in finding.detail
+
+
+def outcome(finding: Finding) -> str:
+    """One word for a finding."""
+    if finding.verdict is Verdict.REFUSED:
+        return "not rendered" if cannot_render(finding) else "refused"
+    if finding.verdict is Verdict.TEMPLATE_REWRITES_HISTORY:
+        return "rewritten"
+    is_plain = finding.verdict is Verdict.EXACT and finding.junction is Junction.EXACT
+    return "exact" if is_plain else "junction"
+
+
+def retention(certificate: Certificate) -> str:
+    """What the template does with reasoning of earlier turns."""
+    if certificate.reasoning_format is None:
+        return _ABSENT
+    kept = {
+        kind: any(f.kind is kind and f.verdict is Verdict.EXACT for f in certificate.findings)
+        for kind in (FollowUpKind.AFTER_REASONING, FollowUpKind.TOOL_AFTER_REASONING)
+    }
+    if kept[FollowUpKind.AFTER_REASONING]:
+        return "kept"
+    if kept[FollowUpKind.TOOL_AFTER_REASONING]:
+        return "kept before tool results, cut when a user message follows"
+    return "cut from history"
+
+
+def certificate_json(renderer: Renderer, findings: list[Finding]) -> dict[str, Any]:
+    """The certificate as JSON values."""
+    certificate = renderer.certificate
+    return {
+        "folder": renderer.folder,
+        "template_hash": certificate.template_hash,
+        "tokenizer_hash": certificate.tokenizer_hash,
+        "close": certificate.close,
+        "stops": [{"id": i, "text": renderer.tokenizer.id_text(i)} for i in certificate.stop_ids],
+        "generation_prompt": certificate.generation_prompt,
+        "reasoning_format": certificate.reasoning_format,
+        "reasoning_retention": retention(certificate),
+        "tool_format": certificate.tool_format,
+        "bridged": not any(is_unbridged(finding) for finding in findings),
+        "findings": [
+            {
+                "follow_up": finding.kind.value,
+                "tools": finding.with_tools,
+                "outcome": outcome(finding),
+                "junction": finding.junction.value if finding.junction is not None else None,
+                "detail": finding.detail,
+                "history_free": finding.history_free,
+            }
+            for finding in findings
+        ],
+    }
+
+
+def certificate_lines(renderer: Renderer, findings: list[Finding]) -> list[str]:
+    """The certificate in plain lines of at most 100 columns."""
+    certificate = renderer.certificate
+    stops = ", ".join(f"{renderer.tokenizer.id_text(i)} ({i})" for i in certificate.stop_ids)
+    lines = [
+        _row("folder", renderer.folder),
+        _row("template", certificate.template_hash[:12]),
+        _row("stops", stops),
+        _row("close", certificate.close or _ABSENT),
+        _row("prompt", repr(certificate.generation_prompt)),
+        _row("reasoning", f"{certificate.reasoning_format or _ABSENT}; in history: {retention(certificate)}"),
+        _row("tools", certificate.tool_format or "tool calls are not read"),
+        "",
+        f"{'follow-up':<24}{'tools':<7}{'outcome':<14}{'junction':<16}history",
+    ]
+    for finding in findings:
+        lines += _finding_lines(finding)
+    bridged = sum(finding.verdict is not Verdict.REFUSED for finding in findings)
+    rendered = sum(not cannot_render(finding) for finding in findings)
+    return [*lines, "", f"{bridged} of {rendered} follow-ups that the template renders are bridged"]
+
+
+def _finding_lines(finding: Finding) -> list[str]:
+    junction = finding.junction.value if finding.junction is not None else "-"
+    history = "-" if finding.verdict is Verdict.REFUSED else "not needed" if finding.history_free else "needed"
+    tools = "yes" if finding.with_tools else "no"
+    line = f"{finding.kind.value:<24}{tools:<7}{outcome(finding):<14}{junction:<16}{history}"
+    # A rewritten history is told as both texts, one below the other.
+    sampled, _, rendered = finding.detail.partition(", full rendering ")
+    details = [sampled, f"rendered {rendered}"] if rendered else [sampled] if sampled else []
+    return [line, *(_cut("    " + " ".join(detail.split())) for detail in details)]
+
+
+def _row(name: str, text: str) -> str:
+    return _cut(f"{name:<11}{text}")
+
+
+def _cut(line: str) -> str:
+    return line if len(line) <= 2 * WIDTH else line[: 2 * WIDTH - 1] + "…"
