@@ -9,13 +9,14 @@ DEMO_OUT ?= demo-run
 SOURCES := $(shell find src -type f -not -name '*.pyc') pyproject.toml README.md LICENSE
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check clean
+.PHONY: help demo test check docs clean
 
 help:
 	@echo "make demo         play real conversations on the embedded engine and print the proof"
 	@echo "make test         lint, types, and all tests against the built wheel"
 	@echo "make test-dynamo  the same rollouts through a real Dynamo (own venv under .engines)"
 	@echo "make test-vllm    the same rollouts through a real vLLM on CPU (own venv under .engines, 2.5 GB)"
+	@echo "make docs         build the documentation into build/docs"
 	@echo "make clean        remove everything that make created"
 
 $(VENV)/created:
@@ -46,6 +47,11 @@ check: $(VENV)/wheel $(VENV)/test-tools
 
 test: check
 	@$(PY) -m pytest -q -m "not dynamo and not vllm"
+
+# The site: the pages of docs/, and the reference of every public name. The tests build it too.
+docs: $(VENV)/wheel $(VENV)/test-tools
+	@$(PY) scripts/docs.py build build/docs
+	@echo "built build/docs/index.html"
 
 include servers/engines.mk
 

@@ -139,7 +139,8 @@ def test_without_a_token_route_every_turn_goes_by_messages_and_says_so(world, di
 
 def test_the_engines_tokenizer_makes_the_same_bridge_as_the_renderer(world) -> None:
     def given():
-        return {"routes": {CHAT, TOKENS, TOKENIZE}, "says": ["One.", CALL, "Three."]}
+        says = ["<think>\nEasy.\n</think>\n\nOne.", CALL, "Three."]
+        return {"routes": {CHAT, TOKENS, TOKENIZE}, "says": says}
 
     here = world.run(talk(tools=[TOOL]), server=given())
     there, server = world.run(with_server(talk(tools=[TOOL])), bridging_here=False, server=given())
@@ -273,11 +274,11 @@ def test_a_tokenizer_that_fails_is_a_reason_and_no_error(world, answer) -> None:
 
 
 @pytest.mark.parametrize(
-    ("base", "full", "why"),
-    [([1, 2, 3], [1, 9, 3, 4], Why.HISTORY_REWRITE), ([1, 2, 3], [1, 2, 3, 4], Why.NO_ATOMIC_CLOSE)],
+    ("one", "other", "why"),
+    [([1, 2, 3], [1, 2, 3], Why.ASSISTANT_DROPPED), ([1, 2, 3, 4], [1, 5, 3, 4], Why.NO_ATOMIC_CLOSE)],
 )
-def test_a_rendered_history_that_proves_no_bridge_is_a_reason(world, base, full, why) -> None:
-    answers = {TOKENIZE: [(200, {"tokens": base}), (200, {"tokens": full})]}
+def test_a_rendered_history_that_proves_no_bridge_is_a_reason(world, one, other, why) -> None:
+    answers = {TOKENIZE: [(200, {"tokens": one}), (200, {"tokens": other})]}
     _, counts = world.run(
         second_turn(lambda m: m), server={"routes": {CHAT, TOKENS}, "answers": answers}, bridging_here=False
     )

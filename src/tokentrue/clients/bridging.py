@@ -19,13 +19,13 @@ from tokentrue.sessions.session import Session
 from tokentrue.sessions.stitch import Anchor, NotExtended, StitchedPrompt, bridged_prompt
 from tokentrue.tokens import TokenIds
 from tokentrue.transports.tokenize import read_tokenize, write_tokenize
-from tokentrue.turns import Junction, Turn, Why
+from tokentrue.turns import Junction, Why
 
 _OFF_LOOP_CHARS = 20_000
 """Text longer than this is tokenized in a thread: 20,000 characters take about 10 ms."""
 
-_CLOSE_IDS = 8
-"""How near to the end of a rendered assistant message its close must stand: white space may follow it."""
+_STAND_INS = ("qz", "7")
+"""Texts put in place of the sampled one; they end in different tokens whatever the vocabulary."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,9 +97,10 @@ class LocalBridging:
 class EngineBridging:
     """Bridges by the engine's `/tokenize`: two round trips, and no tokenizer here.
 
-    The real conversation is rendered twice, up to the sampled message and in full. What the full one adds behind
-    the close of the sampled message is the bridge (law 2), provided that the first is the beginning of the second
-    and that the last sampled id stands where the template closes the message.
+    The real conversation is rendered twice, with two different texts in place of the sampled one. What both
+    renderings end with begins inside the sampled message and is the same whatever was sampled. The first close in
+    it ends the sampled message, and what stands behind that is the bridge (law 2). The close is the last sampled
+    id: a turn that was cut does not tell it, and is not bridged.
     """
 
     server: Server
@@ -113,26 +114,20 @@ class EngineBridging:
         if refused is not None:
             return refused
         try:
-            base = await self._tokenize(asked, asked.messages[: placed.depth], add_generation_prompt=False)
-            full = await self._tokenize(asked, asked.messages, add_generation_prompt=True)
+            one, other = [await self._tokenize(asked, placed.depth - 1, text) for text in _STAND_INS]
         except (EngineError, TransportError, CallerError) as exc:
             return NotExtended(Why.TOKENIZE_FAILED, str(exc), placed.hashes)
-        return _bridged(placed, base, full)
+        return _bridged(placed, one, other)
 
     def template_hash(self, asked: Conversation) -> str:
         """The engine's template is not known here; its kwargs are."""
         return ENGINE_TEMPLATE + json.dumps(dict(asked.template_kwargs), sort_keys=True, default=repr)
 
-    async def _tokenize(
-        self, asked: Conversation, messages: Sequence[Message], *, add_generation_prompt: bool
-    ) -> TokenIds:
-        call = write_tokenize(
-            asked.model,
-            messages,
-            asked.tools,
-            asked.template_kwargs,
-            add_generation_prompt=add_generation_prompt,
-        )
+    async def _tokenize(self, asked: Conversation, sampled_at: int, stand_in: str) -> TokenIds:
+        sampled = asked.messages[sampled_at]
+        said = replace(sampled, content=stand_in, reasoning_content=None)
+        messages = [*asked.messages[:sampled_at], said, *asked.messages[sampled_at + 1 :]]
+        call = write_tokenize(asked.model, messages, asked.tools, asked.template_kwargs)
         return await self.server.exchange(call, read_tokenize, asked.headers)
 
 
@@ -148,16 +143,24 @@ def _refused_before_asking(anchor: Anchor, messages: Sequence[Message]) -> NotEx
     return None
 
 
-def _bridged(anchor: Anchor, base: TokenIds, full: TokenIds) -> StitchedPrompt | NotExtended:
-    turn: Turn = anchor.turn
-    if not full.starts_with(base):
-        detail = f"message {anchor.depth - 1} is rendered otherwise once messages follow it"
-        return NotExtended(Why.HISTORY_REWRITE, detail, anchor.hashes)
-    ended = base[max(len(base) - _CLOSE_IDS, 0) :]
+def _bridged(anchor: Anchor, one: TokenIds, other: TokenIds) -> StitchedPrompt | NotExtended:
+    turn, where = anchor.turn, f"message {anchor.depth - 1}"
+    shared = _shared_end(one.tolist(), other.tolist())
+    if len(shared) == len(one) or len(shared) == len(other):
+        return NotExtended(Why.ASSISTANT_DROPPED, f"{where} is not in what the engine renders", anchor.hashes)
     last_id = turn.tokens.completion_ids[-1]
-    if isinstance(turn.stop_reason, str) or last_id not in ended:
-        detail = f"the last sampled id {last_id} does not stand where the template closes the message: {ended}"
+    if isinstance(turn.stop_reason, str) or last_id not in shared:
+        detail = f"the last sampled id {last_id} is not how the engine's template closes {where}"
         return NotExtended(Why.NO_ATOMIC_CLOSE, detail, anchor.hashes)
-    behind = ended[::-1].index(last_id)
-    added = tuple(full[len(base) - behind :])
+    added = tuple(shared[shared.index(last_id) + 1 :])
     return bridged_prompt(anchor, Bridge(turn.tokens.all_ids().extended(added), added, Junction.EXACT, ()))
+
+
+def _shared_end(one: list[int], other: list[int]) -> list[int]:
+    """The longest list that both end with."""
+    length = 0
+    for mine, theirs in zip(reversed(one), reversed(other), strict=False):
+        if mine != theirs:
+            break
+        length += 1
+    return one[len(one) - length :]

@@ -207,13 +207,18 @@ async def sample_by_ids(routes: TokenRoutes, request: GenerateRequest, messages:
 def _for_generate(sampling: SamplingParams) -> SamplingParams:
     """The parameters without what a chat route takes and a bare token route has no need of.
 
-    Template kwargs have done their work in the bridge, and "auto" is what happens anyway.
+    Template kwargs have done their work in the bridge. The others ask for what happens anyway: free text, in which
+    tool calls are read, or not, by who parses it.
     """
-    moot = {"tool_choice": "auto", "parallel_tool_calls": True, "response_format": {"type": "text"}}
+    moot = {
+        "tool_choice": ("auto", "none"),
+        "parallel_tool_calls": (True,),
+        "response_format": ({"type": "text"},),
+    }
     kept = {
         name: value
         for name, value in sampling.extra.items()
-        if name != "chat_template_kwargs" and not (name in moot and value == moot[name])
+        if name != "chat_template_kwargs" and value not in moot.get(name, ())
     }
     return replace(sampling, extra=kept)
 

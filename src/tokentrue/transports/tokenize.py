@@ -35,14 +35,12 @@ def write_tokenize(
     messages: Sequence[Message],
     tools: Sequence[Mapping[str, Any]],
     template_kwargs: Mapping[str, Any],
-    *,
-    add_generation_prompt: bool,
 ) -> HttpCall:
-    """The bytes that ask for the ids of a conversation, rendered as the chat route would."""
+    """The bytes that ask for the prompt's ids of a conversation, rendered as the chat route would."""
     body: dict[str, Any] = {
         "model": model,
         "messages": wire_messages(messages),
-        "add_generation_prompt": add_generation_prompt,
+        "add_generation_prompt": True,
         "add_special_tokens": False,
     }
     if tools:
