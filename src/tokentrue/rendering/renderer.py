@@ -27,6 +27,7 @@ from tokentrue.rendering.reader import ParsedResponse, Reader
 from tokentrue.rendering.rendered import UNKNOWN_WRITERS, MaskedConversation, RenderedTokens
 from tokentrue.rendering.spans import character_spans, token_spans
 from tokentrue.rendering.stops import derive_stop_ids
+from tokentrue.rendering.streaming import StreamingReader
 from tokentrue.rendering.template_messages import MessageForm, probe_message_form
 from tokentrue.rendering.tokenizer import Tokenizer, read_chat_templates, read_stop_ids
 from tokentrue.tokens import TokenIds
@@ -186,6 +187,11 @@ class Renderer:
         prompt = _token_ids(prompt_ids)
         tail = prompt_tail(prompt, self.stop_ids)
         return self.reader.parse(ids, prompt_tail=tail, tools=tools_from(tools))
+
+    def start_reading(self, prompt_ids: Sequence[int] = (), tools: Tools | None = None) -> StreamingReader:
+        """A reader to feed with a completion's ids as they are sampled; arguments as for `parse_response`."""
+        tail = prompt_tail(_token_ids(prompt_ids), self.stop_ids)
+        return self.reader.start(prompt_tail=tail, tools=tools_from(tools))
 
     def get_stop_token_ids(self) -> tuple[int, ...]:
         """The ids that end a completion: generation_config's, the tokenizer's eos, the template's close."""
