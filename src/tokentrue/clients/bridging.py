@@ -71,7 +71,7 @@ class LocalBridging:
         """
         if not template_kwargs:
             return self.renderer
-        key = json.dumps(template_kwargs, sort_keys=True, default=repr)
+        key = _key(template_kwargs)
         if key not in self._variants:
             own = self.renderer
             template = replace(own.template, kwargs={**own.template.kwargs, **template_kwargs})
@@ -80,7 +80,7 @@ class LocalBridging:
 
     async def extend(self, session: Session, asked: Conversation) -> StitchedPrompt | NotExtended:
         """See `Bridging`. Long texts, and new template kwargs, are worked on in a thread."""
-        is_new = bool(asked.template_kwargs) and not self._variants
+        is_new = bool(asked.template_kwargs) and _key(asked.template_kwargs) not in self._variants
         if is_new or sum(len(message.content or "") for message in asked.messages) > _OFF_LOOP_CHARS:
             return await asyncio.to_thread(self._extend, session, asked)
         return self._extend(session, asked)
@@ -121,7 +121,7 @@ class EngineBridging:
 
     def template_hash(self, asked: Conversation) -> str:
         """The engine's template is not known here; its kwargs are."""
-        return ENGINE_TEMPLATE + json.dumps(dict(asked.template_kwargs), sort_keys=True, default=repr)
+        return ENGINE_TEMPLATE + _key(asked.template_kwargs)
 
     async def _tokenize(self, asked: Conversation, sampled_at: int, stand_in: str) -> TokenIds:
         sampled = asked.messages[sampled_at]
@@ -129,6 +129,10 @@ class EngineBridging:
         messages = [*asked.messages[:sampled_at], said, *asked.messages[sampled_at + 1 :]]
         call = write_tokenize(asked.model, messages, asked.tools, asked.template_kwargs)
         return await self.server.exchange(call, read_tokenize, asked.headers)
+
+
+def _key(template_kwargs: Mapping[str, Any]) -> str:
+    return json.dumps(dict(template_kwargs), sort_keys=True, default=repr)
 
 
 def _refused_before_asking(anchor: Anchor, messages: Sequence[Message]) -> NotExtended | None:
