@@ -122,3 +122,7 @@ class SamplingParams:
         """The same parameters with the union of both sets of stop ids, the caller's first."""
         union = tuple(dict.fromkeys((*self.stop_token_ids, *stop_token_ids)))
         return replace(self, stop_token_ids=union, extra=dict(self.extra))
+
+    def with_max_tokens(self, max_tokens: int | None) -> SamplingParams:
+        """The same parameters with another `max_tokens`."""
+        return replace(self, max_tokens=max_tokens, extra=dict(self.extra))

@@ -40,6 +40,7 @@ class SmallVllm:
     ignores_ids: bool = False
     calls: list[tuple[str, dict, web.Request]] = field(default_factory=list)
     url: str = ""
+    models_calls: int = 0
 
     def paths(self) -> list[str]:
         """What was asked, in order, probes and the list of models left out."""
@@ -60,6 +61,10 @@ class SmallVllm:
         if not body:
             return web.json_response({"error": {"message": "field required", "code": 400}}, status=400)
         return self._served(request.path, body)
+
+    async def models(self, _: web.Request) -> web.Response:
+        self.models_calls += 1
+        return web.json_response({"data": [{"id": "m", "owned_by": "vllm"}]})
 
     def _served(self, path: str, body: dict) -> web.Response:
         if path == TOKENIZE:
@@ -110,15 +115,11 @@ class SmallVllm:
         return {"content": None, **said}
 
 
-async def _models(_: web.Request) -> web.Response:
-    return web.json_response({"data": [{"id": "m", "owned_by": "vllm"}]})
-
-
 @asynccontextmanager
 async def serving(server: SmallVllm) -> AsyncIterator[SmallVllm]:
     app = web.Application()
     app.router.add_post("/{path:.*}", server.answer)
-    app.router.add_get("/v1/models", _models)
+    app.router.add_get("/v1/models", server.models)
     runner = web.AppRunner(app, shutdown_timeout=0.1)
     await runner.setup()
     try:

@@ -70,6 +70,7 @@ def test_the_route_is_found_by_asking_once_and_every_route_gives_the_same_turns(
     found, server = world.run(about, server={"routes": routes, "says": says})
     assert server.paths() == [CHAT, *per_turn, *per_turn]
     assert server.probes() == probes
+    assert server.models_calls == 0, "a turn is one request to the token route, and what parses it"
     assert [response.turn.stitch.how for response in found] == [How.ENGINE_RENDERED, How.BRIDGED, How.BRIDGED]
     for earlier, later in itertools.pairwise(found):
         assert later.tokens.prompt_ids.starts_with(earlier.tokens.all_ids())

@@ -12,7 +12,7 @@ from tokentrue.generation import GenerateRequest
 from tokentrue.sampling import SamplingParams
 from tokentrue.tokens import TokenIds
 from tokentrue.transports.dynamo import ASKED_FIELDS, DynamoTransport
-from tokentrue.transports.parameters import DYNAMO, VLLM, Refused
+from tokentrue.transports.parameters import TABLES, Refused
 from tokentrue.transports.vllm import VllmTransport
 
 BOTH = pytest.mark.parametrize("transport", [VllmTransport(), DynamoTransport()], ids=["vllm", "dynamo"])
@@ -25,18 +25,19 @@ def body_of(transport, *, tools=(), vocab_size=None, prompt_ids=(1, 2, 3), **sam
     return json.loads(transport.write_generate(request).body)
 
 
-@pytest.mark.parametrize("table", [VLLM, DYNAMO], ids=["vllm", "dynamo"])
+@pytest.mark.parametrize("table", TABLES.values(), ids=TABLES)
 def test_every_field_of_sampling_params_has_a_row(table) -> None:
     assert {field.name for field in fields(SamplingParams)} - {"extra"} <= set(table)
 
 
-def test_the_dynamo_rows_agree_with_the_recorded_probe_of_every_field(captures_folder) -> None:
+@pytest.mark.parametrize("name", ["dynamo", "dynamo chat"])
+def test_the_dynamo_rows_agree_with_the_recorded_probe_of_every_field(captures_folder, name) -> None:
     """A key that 1.6.1 refuses is refused before it is sent; one that it accepts is sent or has its own place."""
     probe = json.loads((captures_folder / "dynamo" / "SWEEP_top_level_fields.json").read_text())
     known_unknowns = {"x_foo"}
     for key, row in probe.items():
         status = row["chat"][0]
-        fate = DYNAMO.get(key)
+        fate = TABLES[name].get(key)
         if status == 400 and key not in ("priority", "logprobs", "stream_options"):
             assert fate is None or isinstance(fate, Refused), f"{key} is sent and 1.6.1 answers 400"
         if status == 200 and key not in ("n", "max_completion_tokens"):

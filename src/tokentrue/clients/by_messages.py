@@ -14,7 +14,7 @@ from tokentrue.generation import ChatRequest
 from tokentrue.sampling import SamplingParams
 from tokentrue.sessions.session import Session
 from tokentrue.sessions.stitch import NotExtended, StitchedPrompt, engine_rendered
-from tokentrue.transports.openai_chat import ChatReply, ChatTransport, with_max_tokens
+from tokentrue.transports.openai_chat import ChatReply, ChatTransport
 from tokentrue.turns import Response
 
 T = TypeVar("T")
@@ -56,10 +56,10 @@ async def within_room(
     except MaxTokensTooLargeError as exc:
         if clip_max_tokens:
             # Where the room is not known it is left out: an engine then fills what there is.
-            return await ask(with_max_tokens(sampling, exc.room))
+            return await ask(sampling.with_max_tokens(exc.room))
         if exc.prompt_len is None:
             with contextlib.suppress(EngineError, TransportError):
-                await ask(with_max_tokens(sampling, 1))
+                await ask(sampling.with_max_tokens(1))
         raise
 
 

@@ -86,7 +86,6 @@ class DynamoTokenRoute:
         """See `TokenRoute`; a placeholder travels in place of the messages."""
         del messages
         call = self.transport.write_generate(request)
-        await self.server.check_room(request.model, len(request.prompt_ids))
 
         def read(reply: HttpReply) -> ChatReply:
             generation = self.transport.read_generate(request, reply)
@@ -104,7 +103,6 @@ class _ChatTokensRoute:
 
     async def sample(self, request: GenerateRequest, messages: Sequence[Message]) -> ChatReply:
         call = self.transport.write_chat_tokens(request, messages)
-        await self.server.check_room(request.model, len(request.prompt_ids))
         return await self.server.exchange(
             call, lambda reply: self.transport.read_chat_tokens(request, reply), request.headers
         )
@@ -121,7 +119,6 @@ class _GenerateRoute:
     async def sample(self, request: GenerateRequest, messages: Sequence[Message]) -> ChatReply:
         bare = replace(request, sampling=_for_generate(request.sampling))
         call = self.transport.write_generate(bare)
-        await self.server.check_room(request.model, len(request.prompt_ids))
 
         def read(reply: HttpReply) -> tuple[Generation, bytes]:
             return self.transport.read_generate(bare, reply), reply.body

@@ -53,14 +53,6 @@ class Server(Protocol):
         """
         ...
 
-    async def check_room(self, model: str, prompt_len: int) -> None:
-        """Refuse a prompt that is known to leave no room.
-
-        Raises:
-            OverlongPromptError: It reaches the context limit, as far as that is known.
-        """
-        ...
-
     async def close(self) -> None:
         """Release connections; idempotent."""
         ...

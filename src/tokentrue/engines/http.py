@@ -217,20 +217,12 @@ class HttpEngine:
             EngineError, TransportError: See `tokentrue.errors`.
         """
         call = self._transport.write_generate(request)
-        await self.check_room(request.model, len(request.prompt_ids))
+        limit = await self._context_limit(request.model)
+        if limit is not None and len(request.prompt_ids) >= limit:
+            raise OverlongPromptError(len(request.prompt_ids), limit)
         return await self.exchange(
             call, lambda reply: self._transport.read_generate(request, reply), request.headers
         )
-
-    async def check_room(self, model: str, prompt_len: int) -> None:
-        """Refuse a prompt that is known to leave no room, before anything is sent.
-
-        Raises:
-            OverlongPromptError: The server has told the model's context limit, and the prompt reaches it.
-        """
-        limit = await self._context_limit(model)
-        if limit is not None and prompt_len >= limit:
-            raise OverlongPromptError(prompt_len, limit)
 
     async def exchange(
         self, call: HttpCall, read: Callable[[HttpReply], T], headers: Mapping[str, str] | None = None

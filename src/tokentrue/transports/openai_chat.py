@@ -28,7 +28,6 @@ from tokentrue.messages import Message
 from tokentrue.rendering.formats.parsed import CallStatus, ParsedToolCall, judged, schemas_of
 from tokentrue.rendering.formats.reasoning import ReasoningState
 from tokentrue.rendering.reader import MALFORMED_KEY, ParsedResponse
-from tokentrue.sampling import SamplingParams
 from tokentrue.tokens import TokenIds
 from tokentrue.transports import dynamo, vllm
 from tokentrue.transports.bodies import JSON_HEADERS, check_prompt, json_bytes, with_ids
@@ -411,8 +410,3 @@ def _check_dynamo_word(answer: _Reply, finish_reason: FinishReason) -> None:
     word = nvext.detailed_finish_reason
     if word is not None and finish_reason_from("stop" if word == "eos" else word) is not finish_reason:
         raise MalformedReplyError(f"finish_reason {finish_reason.value!r} contradicts {word!r}", status=200)
-
-
-def with_max_tokens(sampling: SamplingParams, max_tokens: int | None) -> SamplingParams:
-    """The same parameters with another `max_tokens`."""
-    return replace(sampling, max_tokens=max_tokens, extra=dict(sampling.extra))
