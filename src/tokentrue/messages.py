@@ -39,7 +39,7 @@ def _plain(value: Any) -> Any:
     if value is None or isinstance(value, (str, int, float)):
         return value
     if isinstance(value, Mapping):
-        return {str(key): _plain(item) for key, item in value.items() if item is not None}
+        return {str(key): _plain(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
         return [_plain(item) for item in value]
     if isinstance(value, SupportsModelDump):
@@ -60,9 +60,17 @@ def _canonical_number(value: Any) -> Any:
 def _canonical_arguments(text: str) -> str:
     try:
         value = json.loads(text)
-    except ValueError:
+        return "json:" + json.dumps(_canonical_number(value), sort_keys=True, ensure_ascii=False)
+    except (ValueError, RecursionError):
+        # Broken, or nested deeper than Python walks: then only the very same text is the same.
         return "raw:" + text
-    return "json:" + json.dumps(_canonical_number(value), sort_keys=True, ensure_ascii=False)
+
+
+def _without_none(value: Any) -> Any:
+    """An object without its None-valued keys; what is deeper (arguments, schemas) is left as it is."""
+    if isinstance(value, dict):
+        return {key: item for key, item in value.items() if item is not None}
+    return value
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +96,7 @@ class ToolCall:
         """The arguments as a JSON value, or the text itself when it is not JSON."""
         try:
             return json.loads(self.arguments)
-        except ValueError:
+        except (ValueError, RecursionError):
             return self.arguments
 
     def to_openai(self) -> dict[str, Any]:
@@ -104,7 +112,8 @@ def _tool_call_from(value: Any, where: str) -> ToolCall:
         return value
     if not isinstance(value, Mapping):
         raise InvalidMessageError(f"{where} must be an object, not {value!r}")
-    function = value.get("function", value)
+    value = _without_none(value)
+    function = _without_none(value.get("function", value))
     if not isinstance(function, Mapping) or not isinstance(function.get("name"), str):
         raise InvalidMessageError(f"{where} has no function name: {value!r}")
     arguments = function.get("arguments", "{}")
@@ -144,6 +153,8 @@ class Message:
             value = getattr(self, name)
             if value is not None and not isinstance(value, str):
                 raise InvalidMessageError(f"{name} of a {self.role} message must be text, not {value!r}")
+        if self.content is None and self.role != "assistant" and not self.parts:
+            object.__setattr__(self, "content", "")
         if self.tool_calls and self.role != "assistant":
             raise InvalidMessageError(f"a {self.role} message cannot carry tool_calls")
 
@@ -197,7 +208,7 @@ class Message:
         """
         if isinstance(value, Message):
             return value
-        plain = _plain(value)
+        plain = _without_none(_plain(value))
         if not isinstance(plain, dict):
             raise InvalidMessageError(f"{where} must be a mapping or a typed message, not {value!r}")
         if "role" not in plain:
@@ -258,9 +269,15 @@ def tools_from(values: Sequence[Mapping[str, Any] | SupportsModelDump] | None) -
     """
     tools: list[dict[str, Any]] = []
     for index, value in enumerate(values or ()):
-        plain = _plain(value)
-        function = plain.get("function", plain) if isinstance(plain, dict) else None
+        plain = _without_none(_plain(value))
+        function = _without_none(plain.get("function", plain)) if isinstance(plain, dict) else None
         if not isinstance(function, dict) or not isinstance(function.get("name"), str):
             raise InvalidMessageError(f"tools[{index}] has no function name: {value!r}")
         tools.append({"type": "function", "function": {k: v for k, v in function.items() if k != "type"}})
     return tuple(tools)
+
+
+def tools_digest(tools: Sequence[Mapping[str, Any]]) -> bytes:
+    """16 bytes that are equal when the same tools are given in the same order and spelling."""
+    text = json.dumps(list(tools), ensure_ascii=False, default=repr)
+    return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).digest()

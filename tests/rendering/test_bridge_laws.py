@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 from conversations import TOOLS, assistant_messages, draw_completion, follow_ups, openings, takes
 from tokentrue import Message, Renderer
 from tokentrue.generation import FinishReason
-from tokentrue.rendering.bridge import Bridge, BridgeRefused
+from tokentrue.rendering.bridge import Bridge
 from tokentrue.rendering.renderer import make_renderer
+from tokentrue.rendering.tail import BridgeRefused
 from tokentrue.tokens import TokenIds
 from tokentrue.turns import Junction, TokenKind, Why
 
@@ -93,7 +94,7 @@ def test_the_fast_path_is_the_slow_path(renderer: Renderer, data: st.DataObject)
     fast = [bridge_of(renderer, turn) for _ in range(2)]
     slow = bridge_of(fresh, turn)
     assert fast[0] == fast[1] == slow
-    assert renderer.bridges.cache.disproved == 0
+    assert renderer.bridges.tails.memory.disproved == 0
 
 
 @relaxed

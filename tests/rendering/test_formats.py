@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 from templates.families import FAMILIES, Family, family_renderer
 from templates.spoken import TYPED_TOOLS, spoken_messages, with_generated_ids
 from tokentrue import Message, Renderer
-from tokentrue.rendering.bridge import prompt_tail
 from tokentrue.rendering.formats.parsed import CallStatus
 from tokentrue.rendering.formats.reasoning import ReasoningState
 from tokentrue.rendering.reader import ParsedResponse, response_of
@@ -91,7 +90,7 @@ def test_any_split_reads_the_same_and_deltas_concatenate_to_it(family: Family, d
 def check_split(renderer: Renderer, ids: list[int], data: st.DataObject) -> None:
     """Fed in pieces, the response is the one that is read at once."""
     prompt = TokenIds(renderer.render_ids(ASKED, tools=TYPED_TOOLS))
-    reader = renderer.reader.start(prompt_tail=prompt_tail(prompt, renderer.stop_ids), tools=TYPED_TOOLS)
+    reader = renderer.reader.start(prompt_tail=renderer.bridges.generation_tail(prompt), tools=TYPED_TOOLS)
     deltas = []
     size = data.draw(st.sampled_from([1, 1, 2, 7, 50]))
     for start in range(0, len(ids), size):

@@ -14,7 +14,9 @@ from enum import Enum
 from tokentrue.errors import TemplateRenderError
 from tokentrue.generation import FinishReason
 from tokentrue.messages import Message, ToolCall
-from tokentrue.rendering.bridge import Bridge, BridgeBuilder, BridgeRefused, FollowUp
+from tokentrue.rendering.bridge import Bridge, BridgeBuilder
+from tokentrue.rendering.independence import history_matters_nowhere
+from tokentrue.rendering.tail import BridgeRefused, FollowUp, TailFinder
 from tokentrue.rendering.template_messages import PROBE_TOOL
 from tokentrue.tokens import TokenIds
 from tokentrue.turns import Junction
@@ -75,6 +77,7 @@ class Certificate:
         stop_ids: The stop set.
         generation_prompt: What the template adds for `add_generation_prompt`.
         reasoning_format, tool_format: The recognised grammars, by name; None when there is none.
+        short_history: Whether a bridge may be found without rendering the whole conversation (law 8).
         findings: One per probe.
     """
 
@@ -85,6 +88,7 @@ class Certificate:
     generation_prompt: str
     reasoning_format: str | None
     tool_format: str | None
+    short_history: bool
     findings: tuple[Finding, ...]
 
     def finding(self, kind: FollowUpKind, with_tools: bool) -> Finding | None:
@@ -152,17 +156,17 @@ def _judge(builder: BridgeBuilder, probe: _Probe, before: tuple[Message, ...]) -
     follow_up = FollowUp((*before, probe.assistant), probe.new, tools)
 
     def finding(verdict: Verdict, junction: Junction | None, detail: str) -> Finding:
-        free = verdict is not Verdict.REFUSED and _is_history_free(builder, probe, tools)
+        free = verdict is not Verdict.REFUSED and _is_history_free(builder, probe)
         return Finding(probe.kind, probe.with_tools, verdict, junction, detail, free)
 
     try:
-        render, form = builder.template.render_text, builder.form
+        render, form = builder.tails.template.render_text, builder.tails.form
         prompt = render(form.to_templates(before), tools, add_generation_prompt=True)
         ended = render(form.to_templates(follow_up.history), tools)
         full = render(form.to_templates((*follow_up.history, *probe.new)), tools, add_generation_prompt=True)
     except TemplateRenderError as error:
         return finding(Verdict.REFUSED, None, str(error))
-    tail, _ = builder.derive_tail(follow_up)
+    tail = builder.tails.derive(follow_up)
     if isinstance(tail, BridgeRefused):
         return finding(Verdict.REFUSED, None, f"{tail.why.value}: {tail.detail}")
     close = tail.seam.close
@@ -209,15 +213,11 @@ def _common(left: str | list[int], right: str | list[int]) -> int:
     return min(len(left), len(right))
 
 
-def _is_history_free(builder: BridgeBuilder, probe: _Probe, tools: tuple[dict[str, object], ...]) -> bool:
+def _is_history_free(builder: BridgeBuilder, probe: _Probe) -> bool:
     minimal = synthesised_history(probe.new)
     if minimal is None:
         return False
-    tails = set()
-    for before in ((*_LONG_HISTORY, probe.assistant), (*_BARE_HISTORY, probe.assistant), minimal):
-        tail, _ = builder.derive_tail(FollowUp(before, probe.new, tools))
-        tails.add(tail.text if not isinstance(tail, BridgeRefused) else None)
-    return len(tails) == 1 and None not in tails
+    return history_matters_nowhere(builder.tails, minimal, probe.assistant, probe.new, probe.with_tools)
 
 
 def synthesised_history(new: tuple[Message, ...]) -> tuple[Message, ...] | None:
@@ -257,43 +257,34 @@ def certify(builder: BridgeBuilder, tool_format: str | None) -> Certificate:
             found = _judge(builder, probe, _BARE_HISTORY)
         findings.append(found)
     return Certificate(
-        template_hash=builder.template.content_hash,
+        template_hash=builder.tails.template.content_hash,
         tokenizer_hash=builder.tokenizer.content_hash,
         close=_close(builder),
         stop_ids=builder.stop_ids,
-        generation_prompt=_generation_prompt(builder),
+        generation_prompt=builder.tails.generation_prompt(_BARE_HISTORY),
         reasoning_format=(
             f"{builder.reasoning.opener.text}…{builder.reasoning.closer.text}" if builder.reasoning else None
         ),
         tool_format=tool_format,
+        short_history=builder.tails.short_is_enough,
         findings=tuple(findings),
     )
 
 
 def _close(builder: BridgeBuilder) -> str | None:
     said = Message(role="assistant", content="It is 4.")
-    tail, _ = builder.derive_tail(FollowUp((*_BARE_HISTORY, said), (Message(role="user", content="Go on."),)))
+    tail = builder.tails.derive(FollowUp((*_BARE_HISTORY, said), (Message(role="user", content="Go on."),)))
     return None if isinstance(tail, BridgeRefused) else tail.seam.close.text
 
 
-def _generation_prompt(builder: BridgeBuilder) -> str:
-    messages = builder.form.to_templates(_BARE_HISTORY)
-    try:
-        without = builder.template.render_text(messages)
-        with_prompt = builder.template.render_text(messages, add_generation_prompt=True)
-    except TemplateRenderError:
-        return ""
-    return with_prompt[len(without) :] if with_prompt.startswith(without) else ""
-
-
-def find_opener_ids(builder: BridgeBuilder) -> frozenset[int]:
+def find_opener_ids(tails: TailFinder) -> frozenset[int]:
     """Stop ids with which the template opens the next message instead of closing the last one (GLM)."""
     found: set[int] = set()
     for probe in _probes():
         if probe.truncated:
             continue
         tools = (PROBE_TOOL,) if probe.with_tools else ()
-        tail, _ = builder.derive_tail(FollowUp((*_BARE_HISTORY, probe.assistant), probe.new, tools))
+        tail = tails.derive(FollowUp((*_BARE_HISTORY, probe.assistant), probe.new, tools))
         if not isinstance(tail, BridgeRefused) and tail.seam.is_opener:
             found.add(tail.seam.close.id)
     return frozenset(found)

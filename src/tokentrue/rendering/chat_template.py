@@ -25,6 +25,17 @@ import jinja2.utils
 
 from tokentrue.errors import TemplateRenderError
 
+_RENDER_FAILURES = (
+    jinja2.exceptions.TemplateError,
+    TypeError,
+    ValueError,
+    LookupError,
+    AttributeError,
+    ArithmeticError,
+    RecursionError,
+)
+"""What a template can raise: its own complaints, and Python's about what it does with the messages."""
+
 _REASONING_KEYS = ("reasoning_content", "thinking", "reasoning")
 
 
@@ -86,6 +97,10 @@ def _tojson(
     return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
 
 
+def _constants(nodes: Sequence[jinja2.nodes.Node]) -> list[str]:
+    return [node.value for node in nodes if isinstance(node, jinja2.nodes.Const) and isinstance(node.value, str)]
+
+
 def _environment(now: datetime) -> jinja2.sandbox.ImmutableSandboxedEnvironment:
     env = jinja2.sandbox.ImmutableSandboxedEnvironment(
         trim_blocks=True, lstrip_blocks=True, extensions=[_GenerationTag, jinja2.ext.loopcontrols]
@@ -138,6 +153,20 @@ class ChatTemplate:
             except jinja2.exceptions.TemplateError as error:
                 raise TemplateRenderError(f"the chat template is not valid Jinja: {error}") from error
 
+    def compared_literals(self) -> tuple[str, ...]:
+        """The texts that the source compares something with, or calls a method with; in no special order."""
+        env = _environment(self.now)
+        found: set[str] = set()
+        for source in (self.default, self.tool_use or ""):
+            tree = env.parse(source)
+            for compared in tree.find_all(jinja2.nodes.Compare):
+                sides = [compared.expr, *(operand.expr for operand in compared.ops)]
+                found.update(_constants(sides))
+            for call in tree.find_all(jinja2.nodes.Call):
+                if isinstance(call.node, jinja2.nodes.Getattr):
+                    found.update(_constants(call.args))
+        return tuple(sorted(text for text in found if text.strip()))
+
     @property
     def content_hash(self) -> str:
         """SHA-256 of sources and kwargs, in hex: what a certificate is valid for."""
@@ -169,5 +198,5 @@ class ChatTemplate:
                 documents=None,
                 add_generation_prompt=add_generation_prompt,
             )
-        except (jinja2.exceptions.TemplateError, TypeError, ValueError, KeyError, AttributeError) as error:
+        except _RENDER_FAILURES as error:
             raise TemplateRenderError(f"the chat template refuses these messages: {error}") from error

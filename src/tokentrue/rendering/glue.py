@@ -1,8 +1,7 @@
 """Glue: the text that a template writes between message bodies, found with sentinels.
 
-For one *shape* of follow-up (roles, names, calls, tools) the glue is constant, and message text goes
-into it unchanged, trimmed, or as JSON. Both are found by asking the template, never assumed: the glue
-from a rendering with sentinels, the treatment of text from one with text that every treatment changes.
+Message text goes into the glue unchanged, trimmed, or as JSON. Where each body stands in a real
+rendering is found by laying the glue over it; what cannot be laid over is told as unknown.
 """
 
 from __future__ import annotations
@@ -43,11 +42,6 @@ _TREATMENTS: dict[Treatment, Callable[[str], str]] = {
 }
 
 
-def telling_text(word: str) -> str:
-    """A text around `word` that every treatment other than `VERBATIM` changes visibly."""
-    return f' \n\t{word}"\\{{é🙂}}\n\n{word}\n '
-
-
 @dataclass(frozen=True, slots=True)
 class Stretch:
     """Characters `start` to `end` (excluded) of a rendered text: one message's body."""
@@ -55,26 +49,6 @@ class Stretch:
     start: int
     end: int
     owner: int
-
-
-@dataclass(frozen=True, slots=True)
-class Glue:
-    """Text before, between and behind bodies: `parts[0] + body + parts[1] + … + parts[-1]`."""
-
-    parts: tuple[str, ...]
-    treatments: tuple[Treatment, ...]
-
-    def fill(self, bodies: Sequence[Body]) -> tuple[str, tuple[Stretch, ...]]:
-        """The text with `bodies` put in, and where each went."""
-        pieces = [self.parts[0]]
-        length = len(self.parts[0])
-        stretches: list[Stretch] = []
-        for body, treatment, part in zip(bodies, self.treatments, self.parts[1:], strict=True):
-            text = treatment.apply(body.text)
-            stretches.append(Stretch(length, length + len(text), body.owner))
-            pieces += [text, part]
-            length += len(text) + len(part)
-        return "".join(pieces), tuple(stretches)
 
 
 def split_at_sentinels(text: str, words: Sequence[str]) -> tuple[str, ...] | None:
@@ -88,27 +62,6 @@ def split_at_sentinels(text: str, words: Sequence[str]) -> tuple[str, ...] | Non
         parts.append(text[position:found])
         position = found + len(word)
     return (*parts, text[position:])
-
-
-def find_treatments(parts: Sequence[str], told: str, bodies: Sequence[Body]) -> tuple[Treatment, ...] | None:
-    """How each body was treated in `told`, a rendering with `telling_text` in every body.
-
-    Returns None when a body was treated in no known way: the shape is then rendered anew each time.
-    """
-    position = len(parts[0])
-    if not told.startswith(parts[0]):
-        return None
-    found: list[Treatment] = []
-    for index, body in enumerate(bodies):
-        for treatment in Treatment:
-            text = treatment.apply(telling_text(body.sentinel))
-            if told.startswith(text + parts[index + 1], position):
-                position += len(text) + len(parts[index + 1])
-                found.append(treatment)
-                break
-        else:
-            return None
-    return tuple(found) if position == len(told) else None
 
 
 def locate_bodies(parts: Sequence[str], text: str, bodies: Sequence[Body]) -> tuple[Stretch, ...] | None:

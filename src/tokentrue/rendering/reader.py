@@ -81,7 +81,7 @@ class Reader:
         """A reader for one completion, fed as it is sampled.
 
         Args:
-            prompt_tail: The last ids of the prompt, back to the last stop id: they tell whether the
+            prompt_tail: The last ids of the prompt, from the generation prompt on: they tell whether the
                 generation prompt left reasoning open.
             tools: The offered tools, in OpenAI's envelope: a call to another one is `UNKNOWN_TOOL`, and
                 their schemas type parameters that are written as text. Empty: not judged.

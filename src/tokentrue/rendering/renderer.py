@@ -11,7 +11,7 @@ from typing import Any
 from tokentrue.errors import TemplateRenderError, TokenizerFolderError
 from tokentrue.generation import FinishReason
 from tokentrue.messages import Message, SupportsModelDump, messages_from, tools_from
-from tokentrue.rendering.bridge import Bridge, BridgeBuilder, BridgeRefused, FollowUp, prompt_tail
+from tokentrue.rendering.bridge import Bridge, BridgeBuilder
 from tokentrue.rendering.certificate import (
     Certificate,
     certify,
@@ -23,11 +23,13 @@ from tokentrue.rendering.chat_template import ChatTemplate
 from tokentrue.rendering.formats.reasoning import derive_reasoning
 from tokentrue.rendering.formats.tool_calls import derive_tool_format
 from tokentrue.rendering.formats.tool_format import ToolFormat
+from tokentrue.rendering.independence import generation_prompts, short_history_is_enough
 from tokentrue.rendering.reader import ParsedResponse, Reader
 from tokentrue.rendering.rendered import UNKNOWN_WRITERS, MaskedConversation, RenderedTokens
 from tokentrue.rendering.spans import character_spans, token_spans
 from tokentrue.rendering.stops import derive_stop_ids
 from tokentrue.rendering.streaming import StreamingReader
+from tokentrue.rendering.tail import BridgeRefused, FollowUp, TailFinder
 from tokentrue.rendering.template_messages import MessageForm, probe_message_form
 from tokentrue.rendering.tokenizer import Tokenizer, read_chat_templates, read_stop_ids
 from tokentrue.tokens import TokenIds
@@ -185,12 +187,12 @@ class Renderer:
             tools: The offered tools: a call to another one is `UNKNOWN_TOOL`.
         """
         prompt = _token_ids(prompt_ids)
-        tail = prompt_tail(prompt, self.stop_ids)
+        tail = self.bridges.generation_tail(prompt)
         return self.reader.parse(ids, prompt_tail=tail, tools=tools_from(tools))
 
     def start_reading(self, prompt_ids: Sequence[int] = (), tools: Tools | None = None) -> StreamingReader:
         """A reader to feed with a completion's ids as they are sampled; arguments as for `parse_response`."""
-        tail = prompt_tail(_token_ids(prompt_ids), self.stop_ids)
+        tail = self.bridges.generation_tail(_token_ids(prompt_ids))
         return self.reader.start(prompt_tail=tail, tools=tools_from(tools))
 
     def get_stop_token_ids(self) -> tuple[int, ...]:
@@ -264,8 +266,16 @@ def make_renderer(
     """Derive a renderer from its parts."""
     form = probe_message_form(template)
     reasoning = derive_reasoning(template, form, tokenizer)
-    builder = BridgeBuilder(template, form, tokenizer, stop_ids, reasoning)
-    builder = replace(builder, opener_ids=find_opener_ids(builder))
+    tails = TailFinder(template, form, tokenizer, stop_ids)
+    tails = replace(tails, short_is_enough=short_history_is_enough(tails))
+    builder = BridgeBuilder(
+        tails=tails,
+        tokenizer=tokenizer,
+        stop_ids=stop_ids,
+        reasoning=reasoning,
+        opener_ids=find_opener_ids(tails),
+        generation_prompts=tuple(tuple(tokenizer.encode(text)) for text in generation_prompts(tails)),
+    )
     stop_texts = [info.text for i in stop_ids if (info := tokenizer.added_token_of_id(i)) is not None]
     tool_format = derive_tool_format(template, form, tokenizer, stop_texts)
     return Renderer(

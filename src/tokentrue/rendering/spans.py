@@ -52,17 +52,24 @@ def _cut(text: str, start: int, end: int, close_texts: Sequence[str], *, at_star
 
 
 def token_spans(
-    offsets: Sequence[tuple[int, int]], characters: Sequence[TokenSpan], first_position: int, *, shift: int = 0
+    offsets: Sequence[tuple[int, int]],
+    characters: Sequence[TokenSpan],
+    first_position: int,
+    *,
+    shift: int = 0,
+    added: Sequence[bool] = (),
 ) -> tuple[TokenSpan, ...]:
     """Spans that tile ids, from the spans of the characters that each id stands for.
 
-    An id that overlaps a body, even by one character, is body.
+    An id that overlaps a body, even by one character, is body; an added token belongs to whoever wrote
+    its first character (phi-3's swallow the white space of the body behind them).
 
     Args:
         offsets: Characters [start, end) of each id, in order.
         characters: What `character_spans` returned.
         first_position: Position of the first of these ids in the prompt.
         shift: Characters in front of the text that `characters` speaks of.
+        added: Whether each id is an added token; empty: none is.
     """
     spans: list[TokenSpan] = []
     current = 0
@@ -70,7 +77,7 @@ def token_spans(
         while current + 1 < len(characters) and characters[current].end + shift <= start:
             current += 1
         chosen = characters[current]
-        following = current
+        following = len(characters) if added and added[index] else current
         while chosen.kind is not TokenKind.BODY and following + 1 < len(characters):
             following += 1
             if characters[following].start + shift >= end:

@@ -15,9 +15,9 @@ from typing import Any
 
 from tokentrue.errors import RecordError, TemplateRenderError
 from tokentrue.messages import Message
-from tokentrue.rendering.bridge import BridgeRefused, FollowUp, Tail
 from tokentrue.rendering.reader import MALFORMED_KEY
 from tokentrue.rendering.renderer import Renderer
+from tokentrue.rendering.tail import BridgeRefused, FollowUp, Tail
 from tokentrue.rollouts.laws import Law, LawCheck, check_laws
 from tokentrue.rollouts.trajectory import EpisodeRecord, TurnRecord
 from tokentrue.turns import How, Junction
@@ -136,7 +136,7 @@ def _faithful(asked: _Asked, renderer: Renderer) -> str | None:
     if anchor is None:
         return f"is a bridge from turn {stitch.anchor_turn}, which is not there"
     depth = len(anchor.messages) + 1
-    tail, _ = renderer.bridges.derive_tail(FollowUp(asked.messages[:depth], asked.messages[depth:], asked.tools))
+    tail = renderer.bridges.tails.derive(FollowUp(asked.messages[:depth], asked.messages[depth:], asked.tools))
     if isinstance(tail, BridgeRefused):
         return f"is a bridge, and none can be derived: {tail.detail}"
     written = tail.seam.close.text + tail.text

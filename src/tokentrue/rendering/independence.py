@@ -1,0 +1,107 @@
+"""Does what a template writes behind the sampled message depend on what was said long before?
+
+Templates look at message text through their own literals: `'/no_think' in content`,
+`content.startswith('<tool_response>')`. So a tail is compared over histories whose texts are, begin
+with, hold and end with each literal that the template's source compares or calls with; and over
+histories of several lengths, with and without tool calls, reasoning and a system prompt. A tail that
+stays the same over all of them may be found with a short history (`tail`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from tokentrue.messages import Message
+from tokentrue.rendering.tail import BridgeRefused, FollowUp, TailFinder
+from tokentrue.rendering.template_messages import PROBE_CALL, PROBE_TOOL
+
+_QUESTION = Message(role="user", content="What is 2 + 2?")
+_SYSTEM = Message(role="system", content="You answer.")
+_SAID = Message(role="assistant", content="It is 4.")
+_CALLED = Message(role="assistant", tool_calls=(PROBE_CALL,))
+_RESULT = Message(role="tool", content="4", tool_call_id=PROBE_CALL.id, name=PROBE_CALL.name)
+_NEXT = Message(role="user", content="And five?")
+
+_FOLLOW_UPS: tuple[tuple[Message, tuple[Message, ...]], ...] = ((_SAID, (_NEXT,)), (_CALLED, (_RESULT,)))
+
+
+def _texts(literals: Sequence[str]) -> Iterator[str]:
+    for literal in literals:
+        yield literal
+        yield f"{literal} and more"
+        yield f"before {literal}"
+        yield f"before {literal} and more"
+
+
+def _pair(question: str, answer: str) -> tuple[Message, ...]:
+    return (
+        Message(role="user", content=question),
+        Message(role="assistant", content=answer, reasoning_content="I think so."),
+    )
+
+
+def _loop(text: str) -> tuple[Message, ...]:
+    return (_CALLED, Message(role="tool", content=text, tool_call_id=PROBE_CALL.id, name=PROBE_CALL.name))
+
+
+def _middles(literals: Sequence[str]) -> Iterator[tuple[Message, ...]]:
+    """What may stand between the system prompt and the sampled message, the last question included."""
+    for pairs in range(4):
+        yield (*(_pair("Hello.", "Good day.") * pairs), _QUESTION)
+    yield (*_pair("Hello.", ""), _QUESTION, *_loop("1"), *_loop("2"))
+    yield (*_pair("Hello.", "Good day."), _QUESTION, *_loop("1"), _SAID, _QUESTION, *_loop("3"))
+    for text in _texts(literals):
+        yield (*_pair(text, text), *_pair("Hello.", text), _QUESTION, *_loop(text))
+
+
+def _tail_text(
+    finder: TailFinder, history: tuple[Message, ...], new: tuple[Message, ...], tools: bool
+) -> str | None:
+    offered: tuple[dict[str, Any], ...] = (PROBE_TOOL,) if tools else ()
+    tail = finder.derive(FollowUp(history, new, offered))
+    return None if isinstance(tail, BridgeRefused) else tail.seam.close.text + tail.text
+
+
+def short_history_is_enough(finder: TailFinder) -> bool:
+    """Whether no probed middle of a conversation changes the tail."""
+    literals = finder.template.compared_literals()
+    for leading in ((), (_SYSTEM,)):
+        for said, new in _FOLLOW_UPS:
+            for tools in (False, True):
+                wanted = _tail_text(finder, (*leading, _QUESTION, said), new, tools)
+                if wanted is None:
+                    continue
+                for middle in _middles(literals):
+                    found = _tail_text(finder, (*leading, *middle, said), new, tools)
+                    if found is not None and found != wanted:
+                        return False
+    return True
+
+
+def history_matters_nowhere(
+    finder: TailFinder, minimal: tuple[Message, ...], said: Message, new: tuple[Message, ...], tools: bool
+) -> bool:
+    """Whether `minimal` gives the same tail as every probed history, system prompts and questions included."""
+    wanted = _tail_text(finder, minimal, new, tools)
+    if wanted is None:
+        return False
+    histories = [(*leading, *middle, said) for leading in ((), (_SYSTEM,)) for middle in _middles(())]
+    for text in _texts(finder.template.compared_literals()):
+        asked = Message(role="user", content=text)
+        histories += [(Message(role="system", content=text), _QUESTION, said), (asked, said)]
+    found = [_tail_text(finder, history, new, tools) for history in histories]
+    told = [text for text in found if text is not None]
+    return bool(told) and all(text == wanted for text in told)
+
+
+def generation_prompts(finder: TailFinder) -> tuple[str, ...]:
+    """What the template adds for a generation prompt, in each of the ways that were seen; longest first."""
+    seen: list[str] = []
+    for leading in ((), (_SYSTEM,)):
+        for history in ((_QUESTION,), (_QUESTION, _CALLED, _RESULT), (_QUESTION, _SAID, _NEXT)):
+            for tools in ((), (PROBE_TOOL,)):
+                added = finder.generation_prompt((*leading, *history), tools)
+                if added:
+                    seen.append(added)
+    return tuple(sorted(dict.fromkeys(seen), key=len, reverse=True))
