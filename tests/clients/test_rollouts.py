@@ -13,6 +13,7 @@ from tokentrue import (
     run_rollouts,
     session_samples,
 )
+from tokentrue.errors import ConfigError
 from tokentrue.generation import EngineInfo
 from tokentrue.rollouts.proof import prove
 from tokentrue.rollouts.record import RecordWriter
@@ -96,3 +97,27 @@ def test_a_key_is_in_no_file_of_a_record_also_where_the_server_repeats_it(world,
     files = [path for path in (tmp_path / "run").rglob("*") if path.is_file()]
     assert files
     assert all(SECRET.encode() not in path.read_bytes() for path in files)
+
+
+def test_headers_of_the_state_travel_with_every_turn(world) -> None:
+    plan = RolloutPlan(episodes=2, concurrency=1, headers_from_state={"X-Task": "task", "X-Seed": "seed"})
+
+    async def about(client, server):
+        await run_rollouts(Questions(), client, "m", plan)
+        return server
+
+    server = world.run(about, server={"routes": {CHAT, TOKENS}})
+    tasks = [request.headers["X-Task"] for _, body, request in server.calls if body]
+    assert tasks == ["question 0"] * 3 + ["question 1"] * 3
+    sessions = [request.headers["X-Session-ID"] for _, body, request in server.calls if body]
+    assert len(set(sessions)) == 2, "one per rollout"
+
+
+def test_a_header_of_a_field_that_the_state_lacks_is_named(world) -> None:
+    plan = RolloutPlan(episodes=1, headers_from_state={"X-Task": "tsk"})
+
+    async def about(client, _):
+        return await run_rollouts(Questions(), client, "m", plan)
+
+    with pytest.raises(ConfigError, match="tsk"):
+        world.run(about)

@@ -36,6 +36,8 @@ class EpisodeOrder:
         model: The name the engine serves the model under.
         sampling: Parameters of every turn, without a seed.
         headers: Sent with every turn.
+        headers_from_state: Header names by the field of the episode's state whose value they carry; None gives no
+            header.
     """
 
     index: int
@@ -43,6 +45,22 @@ class EpisodeOrder:
     model: str
     sampling: SamplingParams = field(default_factory=SamplingParams)
     headers: Mapping[str, str] = field(default_factory=dict)
+    headers_from_state: Mapping[str, str] = field(default_factory=dict)
+
+    def headers_of(self, state: object) -> dict[str, str]:
+        """The headers of one turn.
+
+        Raises:
+            ConfigError: The state has no such field.
+        """
+        found = dict(self.headers)
+        for name, key in self.headers_from_state.items():
+            if not hasattr(state, key):
+                raise ConfigError(f"headers_from_state[{name!r}]: a {type(state).__name__} has no field {key!r}")
+            value = getattr(state, key)
+            if value is not None:
+                found[name] = str(value)
+        return found
 
     @property
     def episode_seed(self) -> int:
@@ -167,7 +185,7 @@ class EpisodePlayer(Generic[TaskT, StateT]):
             self._order.sampling_of_turn(len(self._turns)),
             tools,
             session=session,
-            headers=self._order.headers or None,
+            headers=self._order.headers_of(state) or None,
         )
         if response.turn is None:
             raise EvidenceError(

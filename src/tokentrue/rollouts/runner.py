@@ -53,6 +53,8 @@ class RolloutPlan:
         seed: Decides every task and every sampled id; results do not depend on `concurrency`.
         sampling: Parameters of every turn. Its `seed` must be None: each turn's seed is derived.
         headers: Sent with every turn.
+        headers_from_state: As `ClientConfig.extra_headers_from_state`: header names by the field of the episode's
+            state whose value they carry.
 
     Raises:
         ConfigError: A number is out of range, or `sampling` brings a seed or asks for several completions.
@@ -63,6 +65,7 @@ class RolloutPlan:
     seed: int = 0
     sampling: SamplingParams = field(default_factory=SamplingParams)
     headers: Mapping[str, str] = field(default_factory=dict)
+    headers_from_state: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         for name, value in (("episodes", self.episodes), ("concurrency", self.concurrency)):
@@ -180,7 +183,7 @@ async def run_rollouts(
 
     async def work(indices: Iterator[int]) -> None:
         for index in indices:
-            order = EpisodeOrder(index, plan.seed, model, plan.sampling, plan.headers)
+            order = EpisodeOrder(index, plan.seed, model, plan.sampling, plan.headers, plan.headers_from_state)
             played[index] = await EpisodePlayer(environment, client, order, watcher).play()
             watcher.raise_if_hopeless(played[index].failure)
 
