@@ -54,6 +54,7 @@ docs: $(VENV)/wheel $(VENV)/test-tools
 	@echo "built build/docs/index.html"
 
 include servers/engines.mk
+include make/templates.mk
 
 clean:
 	rm -rf $(VENV) .engines build dist demo-run .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -14,7 +14,6 @@ from tokentrue import Message, Renderer
 from tokentrue.rendering.formats.parsed import CallStatus
 from tokentrue.rendering.formats.reasoning import ReasoningState
 from tokentrue.rendering.reader import ParsedResponse, response_of
-from tokentrue.tokens import TokenIds
 
 EXAMPLES = int(os.environ.get("TOKENTRUE_EXAMPLES", "12"))
 """Generated messages per law and family; `make test-templates` asks for more."""
@@ -89,8 +88,8 @@ def test_any_split_reads_the_same_and_deltas_concatenate_to_it(family: Family, d
 
 def check_split(renderer: Renderer, ids: list[int], data: st.DataObject) -> None:
     """Fed in pieces, the response is the one that is read at once."""
-    prompt = TokenIds(renderer.render_ids(ASKED, tools=TYPED_TOOLS))
-    reader = renderer.reader.start(prompt_tail=renderer.bridges.generation_tail(prompt), tools=TYPED_TOOLS)
+    prompt = renderer.render_ids(ASKED, tools=TYPED_TOOLS)
+    reader = renderer.start_reading(prompt_ids=prompt, tools=TYPED_TOOLS)
     deltas = []
     size = data.draw(st.sampled_from([1, 1, 2, 7, 50]))
     for start in range(0, len(ids), size):

@@ -1,0 +1,367 @@
+"""Every real template at hand, paired with a real tokenizer, and what holds for each: bridges and law 6.
+
+The data lie beside the repository and never in it. A template without a tokenizer of its own gets the one
+that has most of its special tokens; the others are put in, as a model of that family would have them.
+"""
+
+from __future__ import annotations
+
+import json
+import lzma
+import random
+import re
+import tarfile
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from enum import Enum
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import tokenizers
+
+from real_tokenizers import SHARED
+from templates.spoken import TYPED_TOOLS
+from tokentrue import Message, Renderer, ToolCall
+from tokentrue.errors import TemplateRenderError
+from tokentrue.generation import FinishReason
+from tokentrue.rendering.bridge import Bridge
+from tokentrue.rendering.chat_template import ChatTemplate
+from tokentrue.rendering.formats.parsed import CallStatus
+from tokentrue.rendering.renderer import make_renderer
+from tokentrue.rendering.stops import derive_stop_ids
+from tokentrue.rendering.template_messages import probe_message_form
+from tokentrue.rendering.tokenizer import Tokenizer, read_stop_ids
+
+FOLDERS = (
+    "qwen3",
+    "llama-3.1",
+    "mistral-nemo",
+    "deepseek-v3",
+    "glm-4.5",
+    "gpt-oss",
+    "gemma-4",
+    "tinyllama",
+    "phi-3",
+)
+_SPELLED = re.compile(r'<\|[^|<>\s]{1,40}\|>|<｜[^｜<>]{1,40}｜>|<\|[a-z_"]{1,20}>|</?think>|\[/?[A-Z_]{3,20}\]')
+_NEVER_TOKENS = {"[INST]", "[/INST]"}
+_NAMED_STOPS = (
+    ("<|call|>", ("<|return|>", "<|call|>")),
+    ("<|tool_response>", ("<turn|>", "<|tool_response>")),
+    ("<|observation|>", ("<|endoftext|>", "<|user|>", "<|observation|>")),
+    ("<|start_header_id|>", ("<|end_of_text|>", "<|eom_id|>", "<|eot_id|>")),
+)
+"""What generation_config.json of gpt-oss, Gemma, GLM and Llama 3 says; the folders at hand have none."""
+NOW = datetime(2026, 1, 2)
+
+
+@dataclass(frozen=True)
+class Template:
+    """One template: its name in the table, its source, and the tokenizer folder it is paired with."""
+
+    name: str
+    source: str
+    folder: str
+
+
+@cache
+def unpacked(folder: str) -> Path:
+    """A tokenizer folder, unpacked for the life of the process."""
+    path = Path(tempfile.mkdtemp(prefix=f"{folder}-"))
+    for source in (SHARED / folder).iterdir():
+        data = source.read_bytes()
+        name = source.stem if source.suffix == ".xz" else source.name
+        (path / name).write_bytes(lzma.decompress(data) if source.suffix == ".xz" else data)
+    return path
+
+
+@cache
+def tokenizer_of(folder: str) -> Tokenizer:
+    """The tokenizer of a folder."""
+    return Tokenizer.load(unpacked(folder))
+
+
+def templates_at_hand() -> list[Template]:
+    """The folders' own templates, then the archive's; empty where the data are not at hand."""
+    if not SHARED.is_dir():
+        return []
+    own = [Template(name, (SHARED / name / "chat_template.jinja").read_text(), name) for name in FOLDERS]
+    found = []
+    with tarfile.open(SHARED / "templates.tar.xz") as archive:
+        for member in sorted(archive.getmembers(), key=lambda member: member.name):
+            data = archive.extractfile(member)
+            if data is not None and member.name.endswith(".jinja"):
+                name = member.name.removeprefix("templates/").removesuffix(".jinja")
+                source = data.read().decode()
+                found.append(Template(name, source, _pair(source)))
+    return own + found
+
+
+def _pair(source: str) -> str:
+    spelled = set(_SPELLED.findall(source))
+    known = {folder: _added_in(folder) for folder in FOLDERS}
+    # Two tokenizers that both know none of them: the plain one.
+    return max(("tinyllama", *FOLDERS), key=lambda folder: len(spelled & known[folder]))
+
+
+@cache
+def _added_in(folder: str) -> frozenset[str]:
+    value = json.loads(lzma.decompress((SHARED / folder / "tokenizer.json.xz").read_bytes()))
+    return frozenset(token["content"] for token in value["added_tokens"])
+
+
+def renderer_for(template: Template) -> Renderer:
+    """The renderer of a template, with its missing special tokens put into a copy of the tokenizer."""
+    tokenizer = tokenizer_of(template.folder)
+    missing = [
+        text
+        for text in dict.fromkeys(_SPELLED.findall(template.source))
+        if tokenizer.added_token(text) is None and text not in _NEVER_TOKENS
+    ]
+    if missing:
+        backend = tokenizers.Tokenizer.from_str(tokenizer.backend.to_str())
+        backend.add_special_tokens([tokenizers.AddedToken(t, special=True, normalized=False) for t in missing])
+        tokenizer = Tokenizer(backend, tokenizer.config, tokenizer.content_hash)
+    chat = ChatTemplate(template.source, tokenizer.special_tokens, now=NOW)
+    named, _ = read_stop_ids(unpacked(template.folder), tokenizer)
+    by_family = [text for mark, texts in _NAMED_STOPS if mark in template.source for text in texts]
+    added = [info.id for text in by_family if (info := tokenizer.added_token(text)) is not None]
+    derived = derive_stop_ids(chat, probe_message_form(chat), tokenizer)
+    return make_renderer(tokenizer, chat, tuple(dict.fromkeys((*named, *derived, *added))), template.name)
+
+
+class BridgeOutcome(Enum):
+    """How a bridge compares with the template's own full rendering."""
+
+    RIGHT = "right"
+    WRONG = "wrong"
+    REFUSED = "refused"
+    NOT_RENDERED = "not rendered"
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """What follows a sampled message; the words in it occur nowhere else."""
+
+    name: str
+    assistant: Message
+    new: tuple[Message, ...]
+
+
+def _result(index: int) -> Message:
+    return Message(role="tool", content=f"qzResult{index}", tool_call_id=f"call{index:05d}", name="look_up")
+
+
+def _call(index: int) -> ToolCall:
+    return ToolCall("look_up", json.dumps({"s": f"qzSaid{index}"}), f"call{index:05d}")
+
+
+_SAID, _ASKED = Message(role="assistant", content="qzSaid9"), Message(role="user", content="qzAsked")
+SCENARIOS = (
+    Scenario("user", _SAID, (_ASKED,)),
+    Scenario("tool", Message(role="assistant", tool_calls=(_call(0),)), (_result(0),)),
+    Scenario("tools", Message(role="assistant", tool_calls=(_call(0), _call(1))), (_result(0), _result(1))),
+    Scenario("tool, user", Message(role="assistant", tool_calls=(_call(0),)), (_result(0), _ASKED)),
+    Scenario("system", _SAID, (Message(role="system", content="qzRule"), _ASKED)),
+    Scenario("reasoning", Message(role="assistant", content="qzSaid9", reasoning_content="qzSaid8"), (_ASKED,)),
+)
+_OPENINGS = (
+    (Message(role="system", content="You answer."), Message(role="user", content="Hello there.")),
+    (Message(role="user", content="Hello there."),),
+)
+
+
+def judge_bridge(renderer: Renderer, scenario: Scenario) -> tuple[BridgeOutcome, str]:
+    """The outcome of one scenario, and the reason of a refusal or the evidence of a fault."""
+    found = (BridgeOutcome.NOT_RENDERED, "")
+    for opening in _OPENINGS:
+        found = _judge(renderer, scenario, opening)
+        if found[0] in (BridgeOutcome.RIGHT, BridgeOutcome.WRONG):
+            break
+    return found
+
+
+def _judge(renderer: Renderer, scenario: Scenario, opening: tuple[Message, ...]) -> tuple[BridgeOutcome, str]:
+    history = (*opening, scenario.assistant)
+    try:
+        prompt = renderer.render_ids(opening, tools=TYPED_TOOLS)
+        full = renderer.render_ids((*history, *scenario.new), tools=TYPED_TOOLS).tolist()
+        _, said = completion(renderer, scenario.assistant, opening)
+    except TemplateRenderError as error:
+        return BridgeOutcome.NOT_RENDERED, str(error)
+    body = said[:-1] if said and said[-1] in renderer.stop_ids else said
+    sampled = [*body, _sampled_stop(renderer, renderer.tokenizer.decode(full), scenario)]
+    outcome = renderer.bridge_to_next_turn(
+        prompt, sampled, scenario.new, history=history, finish_reason=FinishReason.STOP, tools=TYPED_TOOLS
+    )
+    if not isinstance(outcome, Bridge):
+        return BridgeOutcome.REFUSED, f"{outcome.why.value}: {outcome.detail}"
+    added = list(outcome.added_ids)
+    text = renderer.tokenizer.decode(added)
+    before = full[len(full) - len(added) - 1] if len(full) > len(added) else -1
+    is_right = (
+        full[len(full) - len(added) :] == added
+        and renderer.tokenizer.added_token_of_id(before) is not None
+        and all((message.content or "") in text for message in scenario.new)
+        and "qzSaid" not in text
+        and outcome.prompt_ids.tolist()[: len(prompt) + len(sampled)] == [*prompt.tolist(), *sampled]
+    )
+    return (BridgeOutcome.RIGHT, "") if is_right else (BridgeOutcome.WRONG, text)
+
+
+def _sampled_stop(renderer: Renderer, text: str, scenario: Scenario) -> int:
+    """The stop that the template writes behind the sampled message: what a model would end it with."""
+    ends = [match.end() for match in re.finditer(r"qzSaid\d", text)]
+    start = ends[-1] if ends else 0
+    between = text[start : text.find(scenario.new[0].content or "", start)]
+    spelled = [(between.find(renderer.tokenizer.id_text(stop)), stop) for stop in renderer.stop_ids]
+    return min((found for found in spelled if found[0] >= 0), default=(0, renderer.stop_ids[0]))[1]
+
+
+def completion(
+    renderer: Renderer, message: Message, opening: Sequence[Message] = (Message(role="user", content="?"),)
+) -> tuple[list[int], list[int]]:
+    """The prompt that `message` continues, and its ids up to the stop.
+
+    Where the generation prompt is no part of history, the prompt is what both have in common.
+    """
+    prompt = renderer.render_text(opening, tools=TYPED_TOOLS)
+    whole = renderer.render_text((*opening, message), tools=TYPED_TOOLS, add_generation_prompt=False)
+    encode = renderer.tokenizer.encode
+    prompt_ids, whole_ids = encode(prompt), encode(whole)
+    same = next((i for i, (a, b) in enumerate(zip(prompt_ids, whole_ids, strict=False)) if a != b), None)
+    same = min(len(prompt_ids), len(whole_ids)) if same is None else same
+    if whole.startswith(prompt) and same < len(prompt_ids):
+        ids = encode(whole[len(prompt) :])
+    else:
+        prompt_ids, ids = prompt_ids[:same], whole_ids[same:]
+    ends = [i for i, token_id in enumerate(ids) if token_id in renderer.stop_ids]
+    return prompt_ids, ids[: ends[0] + 1] if ends else ids
+
+
+_PIECES = (
+    *("a", "Yes", " ", "\n", "é", "漢字", "🙂", '"', "'", "\\", "{", "}", "[", "]"),
+    *(":", ",", "7", "null", "true", "<", ">", "```", "|", "word " * 40),
+)
+
+
+def random_messages(renderer: Renderer, seed: int, count: int) -> Iterator[Message]:
+    """Messages that the template may be asked to write."""
+    chance = random.Random(seed)
+    reads_reasoning = renderer.reader.reasoning is not None or _is_channels(renderer)
+
+    def text(most: int = 5) -> str:
+        return "".join(chance.choice(_PIECES) for _ in range(chance.randint(0, most)))
+
+    def said() -> str:
+        return "S" + text() + "E"
+
+    def value() -> Any:
+        return chance.choice([text(), chance.randint(-9, 9), chance.random() < 0.5, [text(), 1], {"k": text()}])
+
+    def arguments() -> str:
+        typed = {"s": text, "text": text, "i": lambda: chance.randint(-99, 99), "b": lambda: chance.random() < 0.5}
+        typed |= {"n": lambda: chance.choice([1.5, -2, 0.25]), "a": lambda: [value()], "o": lambda: {"k": value()}}
+        keys = chance.sample(sorted(typed), chance.randint(0, 4))
+        return json.dumps({key: typed[key]() for key in keys}, ensure_ascii=False)
+
+    for _ in range(count):
+        calls = chance.choice([0, 1, 1, 2, 3]) if renderer.tool_format is not None else 0
+        names = [chance.choice(["look_up", "send"]) for _ in range(calls)]
+        yield Message(
+            role="assistant",
+            content=said() if not calls or chance.random() < 0.4 else None,
+            reasoning_content=said() if reads_reasoning and chance.random() < 0.5 else None,
+            tool_calls=tuple(ToolCall(name, arguments(), f"call{i:05d}") for i, name in enumerate(names)),
+        )
+
+
+def _is_channels(renderer: Renderer) -> bool:
+    return renderer.tool_format is not None and renderer.tool_format.name.startswith("channels")
+
+
+@dataclass(frozen=True)
+class Inverse:
+    """Law 6 over many messages."""
+
+    right: int
+    refused: int
+    wrong: tuple[str, ...]
+
+    def __str__(self) -> str:
+        return f"{self.right}/{self.right + len(self.wrong)}"
+
+
+def judge_inverse(renderer: Renderer, seed: int, count: int) -> Inverse:
+    """Write and read `count` messages; a message is compared with what the template keeps of it."""
+    right, refused, wrong = 0, 0, []
+    for message in random_messages(renderer, seed, count):
+        try:
+            prompt, ids = completion(renderer, message)
+            kept = normal_form(renderer, message)
+        except TemplateRenderError:
+            refused += 1
+            continue
+        parsed = renderer.parse_response(ids, prompt_ids=prompt, tools=TYPED_TOOLS)
+        same = parsed.to_message("call").digest == kept.digest
+        if same and all(call.status is CallStatus.OK for call in parsed.tool_calls):
+            right += 1
+        else:
+            wrong.append(f"{renderer.tokenizer.decode(ids)!r} was read as {parsed!r}, not {kept!r}")
+    return Inverse(right, refused, tuple(wrong))
+
+
+def normal_form(renderer: Renderer, message: Message) -> Message:
+    """What the template keeps of `message`, found by looking for sentinels in its rendering.
+
+    Templates drop text beside a call (Llama, Mistral, DeepSeek), reasoning, or all calls but the first
+    (gpt-oss). Harmony has no content beside a call: it is written as reasoning.
+    """
+    calls = tuple(
+        ToolCall(call.name, json.dumps({"s": f"qzArgs{i}q"}), call.id) for i, call in enumerate(message.tool_calls)
+    )
+    content = "qzContent" if message.content else None
+    thought = "qzThought" if message.reasoning_content else None
+    masked = Message(role="assistant", content=content, reasoning_content=thought, tool_calls=calls)
+    _, ids = completion(renderer, masked)
+    text = renderer.tokenizer.decode(ids)
+    kept = [call for i, call in enumerate(message.tool_calls) if f"qzArgs{i}q" in text]
+    written_ids = bool(kept) and kept[0].id is not None and kept[0].id in text
+    said = message.content if "qzContent" in text else None
+    reasoning = message.reasoning_content if "qzThought" in text else None
+    lead = text[: text.find("qzContent")] if said is not None else ""
+    if said is not None and lead.isspace() and renderer.reader.reasoning is None:
+        # White space that the template writes in history and not in its generation prompt is the model's.
+        said = lead + said
+    if _is_channels(renderer) and kept and said is not None:
+        said, reasoning = None, said
+    return Message(
+        role="assistant",
+        content=_as_encoded(renderer, said),
+        reasoning_content=_as_encoded(renderer, reasoning),
+        tool_calls=tuple(
+            ToolCall(
+                call.name, _as_encoded_json(renderer, call.arguments), call.id if written_ids else f"call_{i}"
+            )
+            for i, call in enumerate(kept)
+        ),
+    )
+
+
+def _as_encoded(renderer: Renderer, text: str | None) -> str | None:
+    """Text as the tokenizer can hold it: some normalise it (Qwen: NFC)."""
+    return renderer.tokenizer.decode(renderer.tokenizer.encode(text)) if text else text
+
+
+def _as_encoded_json(renderer: Renderer, arguments: str) -> str:
+    def through(item: Any) -> Any:
+        if isinstance(item, dict):
+            return {key: through(inner) for key, inner in item.items()}
+        if isinstance(item, list):
+            return [through(inner) for inner in item]
+        return _as_encoded(renderer, item) if isinstance(item, str) else item
+
+    return json.dumps(through(json.loads(arguments)), ensure_ascii=False)
