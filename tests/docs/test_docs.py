@@ -40,9 +40,13 @@ def test_the_site_builds_and_has_every_public_name_and_page(tmp_path) -> None:
     reference = (tmp_path / "tokentrue.html").read_text()
     for name in tokentrue.__all__:
         assert f'id="{name}"' in reference, f"{name} is not in the reference"
+    assert 'id="OverlongPromptError"' in (tmp_path / "tokentrue" / "errors.html").read_text()
+    assert 'id="Why"' in (tmp_path / "tokentrue" / "turns.html").read_text()
     for page in PAGES:
         built = tmp_path / ("guide.html" if page.stem == "index" else f"guide/{page.stem.replace('-', '_')}.html")
         assert built.is_file(), page.name
+        for target in re.findall(r'href="((?:guide/)?\w+\.html)', built.read_text()):
+            assert (built.parent / target).is_file(), f"{page.name} leads to {target}"
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
