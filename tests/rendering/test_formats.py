@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from templates.families import FAMILIES, Family, family_renderer
 from templates.spoken import TYPED_TOOLS, spoken_messages, with_generated_ids
 from tokentrue import Message, Renderer
+from tokentrue.rendering.formats.marks import has_mark
 from tokentrue.rendering.formats.parsed import CallStatus
 from tokentrue.rendering.formats.reasoning import ReasoningState
 from tokentrue.rendering.reader import ParsedResponse, response_of
@@ -108,6 +109,8 @@ def test_any_ids_can_be_read(family: Family, data: st.DataObject) -> None:
     ids = data.draw(id_lists)
     parsed = read(renderer, ids)
     assert all((call.arguments is None) == (call.status not in READABLE) for call in parsed.tool_calls)
+    told = [parsed.content, parsed.reasoning_content or "", *(call.raw for call in parsed.tool_calls)]
+    assert not has_mark("".join(told))
     check_split(renderer, ids, data)
 
 

@@ -305,7 +305,7 @@ def judge_inverse(renderer: Renderer, seed: int, count: int) -> Inverse:
         except TemplateRenderError:
             refused += 1
             continue
-        parsed = renderer.parse_response(ids, prompt_ids=prompt, tools=TYPED_TOOLS)
+        parsed = renderer.reader.parse(ids, prompt_tail=prompt[-16:], tools=TYPED_TOOLS)
         same = parsed.to_message("call").digest == kept.digest
         if same and all(call.status is CallStatus.OK for call in parsed.tool_calls):
             right += 1

@@ -94,6 +94,13 @@ class StreamingReader:
             marks = marks.including(rules.tokenizer, (form.opener.id, form.closer.id))
         self._rules = rules
         self._marks = marks
+        # A reasoning marker that the format does not know is spelled out for it.
+        known = rules.tools.marks if rules.tools is not None else marks
+        self._foreign = {
+            ord(char): text
+            for token_id, text in marks.spellings
+            if known.char(token_id) is None and (char := marks.char(token_id)) is not None
+        }
         last = rules.prompt_tail[-1] if rules.prompt_tail else None
         self._decoder = MarkedDecoder(marks, rules.tokenizer, last)
         self._format: FormatReader = rules.tools.start(rules.schemas) if rules.tools else _PlainReader(marks)
@@ -143,9 +150,9 @@ class StreamingReader:
             pieces += self._thinking(self._thought.end(cut=False))
         else:
             if self._stage is _Stage.BEFORE_REASONING:
-                pieces += self._format.feed(self._held)
+                pieces += self._say(self._held)
             elif self._stage is _Stage.BEHIND_REASONING:
-                pieces += self._format.feed(self._gap.end(cut=False))
+                pieces += self._say(self._gap.end(cut=False))
             was_open = self._format.reasoning_is_open
             pieces += self._format.finish(stopped=self._held_stop is not None)
             self._state = ReasoningState.OPEN if was_open else self._state
@@ -168,7 +175,7 @@ class StreamingReader:
                 self._stage = _Stage.SAYING
                 text += self._gap.end(cut=False)
         if self._stage is _Stage.SAYING and text:
-            pieces += self._format.feed(text)
+            pieces += self._say(text)
         return pieces
 
     def _find_opener(self, form: ReasoningFormat, text: str) -> str:
@@ -205,6 +212,9 @@ class StreamingReader:
 
     def _char(self, token_id: int) -> str:
         return self._marks.char(token_id) or ""
+
+    def _say(self, text: str) -> list[ReadPiece]:
+        return self._format.feed(text.translate(self._foreign))
 
     def _thinking(self, text: str) -> list[ReadPiece]:
         return [Spoken(SpokenKind.REASONING, self._marks.plain(text))] if text else []
