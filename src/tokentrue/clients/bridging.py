@@ -89,8 +89,8 @@ class LocalBridging:
         return session.extend(self.renderer_for(asked.template_kwargs), asked.messages, asked.tools)
 
     def template_hash(self, asked: Conversation) -> str:
-        """The hash of the renderer's template."""
-        return self.renderer_for(asked.template_kwargs).template.content_hash
+        """The identity of the renderer: its template, tokenizer and clock."""
+        return self.renderer_for(asked.template_kwargs).identity
 
 
 @dataclass(frozen=True, slots=True)

@@ -72,7 +72,10 @@ class RendererClient:
     async def _stitch(
         self, session: Session, messages: tuple[Message, ...], tools: tuple[dict[str, Any], ...]
     ) -> StitchedPrompt:
-        if sum(len(message.content or "") for message in messages) > _OFF_LOOP_CHARS:
+        # What a bridge encodes is what follows the last assistant message; a first prompt is encoded whole.
+        last = max((i for i, message in enumerate(messages) if message.role == "assistant"), default=-1)
+        new = messages[last + 1 :] if session.turns else messages
+        if sum(len(message.content or "") for message in new) > _OFF_LOOP_CHARS:
             return await asyncio.to_thread(session.stitch, self.renderer, messages, tools)
         return session.stitch(self.renderer, messages, tools)
 
@@ -86,7 +89,7 @@ class RendererClient:
         parsed = self.renderer.parse_response(
             generation.tokens.completion_ids, prompt_ids=generation.tokens.prompt_ids, tools=tools
         )
-        message = parsed.to_message(f"call_{len(session.turns)}")
+        message = parsed.to_message(turn=len(session.turns))
         finish_reason = finish_reason_of(generation.finish_reason, parsed)
         turn = session.commit(stitched, generation, message, finish_reason)
         return Response(

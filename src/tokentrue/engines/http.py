@@ -16,7 +16,7 @@ import contextlib
 import ssl
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import SimpleNamespace
 from typing import TypeVar
 from urllib.parse import urlsplit
@@ -47,6 +47,9 @@ BACKOFF_S = 0.5
 
 LONGEST_WAIT_S = 60.0
 """A server that asks for a longer wait is not waited for."""
+
+STALE_WITHIN_S = 1.0
+"""A reused connection that is lost later than this was not stale: its request is not sent again."""
 
 LIMIT_QUESTION_S = 30.0
 """How long the question for the context limit may take, and the pause before it is asked again."""
@@ -134,6 +137,7 @@ class _Progress:
 
     reused: bool = False
     answered: bool = False
+    started_at: float = field(default_factory=time.monotonic)
 
 
 @dataclass(frozen=True, slots=True)
@@ -240,10 +244,27 @@ class HttpEngine:
         attempt = await self._sent(call, headers or {}, self._timeouts, 0)
         while True:
             try:
-                return read(attempt.reply)
+                return self._read_secretly(read, attempt.reply, headers or {})
             except EngineBusyError as exc:
                 spent = await self._waited(exc, attempt.spent)
             attempt = await self._sent(call, headers or {}, self._timeouts, spent)
+
+    def _read_secretly(self, read: Callable[[HttpReply], T], reply: HttpReply, headers: Mapping[str, str]) -> T:
+        """`read(reply)`; what it raises is raised from a reply without secrets instead.
+
+        Some servers repeat a key in what they say, and what they say ends up in errors. A good reply is read as
+        it came: a short key may be part of any word in it.
+        """
+        try:
+            return read(reply)
+        except TokentrueError:
+            clean = reply.body
+            for secret in (*self._secrets, *_secrets_in(headers)):
+                clean = clean.replace(secret, b"***")
+            if clean == reply.body:
+                raise
+        # Outside of the handler, so that the first error is not chained to this one.
+        return read(replace(reply, body=clean))
 
     async def describe(self, model: str | None = None) -> EngineInfo:
         """What `GET /v1/models` tells; the context limit of a model is remembered once it was told.
@@ -273,7 +294,7 @@ class HttpEngine:
 
     async def _cards(self, timeouts: aiohttp.ClientTimeout, spent: int) -> tuple[ModelCard, ...]:
         attempt = await self._sent(self._transport.write_models(), {}, timeouts, spent)
-        cards = self._transport.read_models(attempt.reply)
+        cards = self._read_secretly(self._transport.read_models, attempt.reply, {})
         self._limits.update({card.id: card.context_limit for card in cards if card.context_limit is not None})
         return cards
 
@@ -333,12 +354,14 @@ class HttpEngine:
         """One whole reply, whatever its status, after `spent` repetitions of the same call."""
         own = _checked_headers(headers, "headers")
         self._check_auth(own)
+        lost = 0
         while True:
             progress = _Progress()
             try:
                 return _Attempt(await self._once(call, own, timeouts, progress), spent)
             except TransportError as exc:
-                if spent >= self._max_retries or not _may_repeat(exc, call, progress):
+                lost += isinstance(exc, ConnectionLostError)
+                if spent >= self._max_retries or lost > 1 or not _may_repeat(exc, call, progress):
                     raise
                 spent += 1
                 if not progress.reused:
@@ -367,9 +390,6 @@ class HttpEngine:
             raise error_from(exc, where) from None
         except (aiohttp.ClientError, OSError) as exc:
             raise error_from(exc, where) from exc
-        for secret in (*self._secrets, *_secrets_in(headers)):
-            # Some gateways repeat a rejected key in their answer, and answers end up in error messages.
-            body = body.replace(secret, b"***")
         return HttpReply(response.status, {k.lower(): v for k, v in response.headers.items()}, body)
 
     async def _waited(self, busy: EngineBusyError, spent: int) -> int:
@@ -388,8 +408,11 @@ def _backoff_s(repetition: int) -> float:
 def _may_repeat(exc: TransportError, call: HttpCall, progress: _Progress) -> bool:
     if isinstance(exc, ConnectionFailedError):
         return True
+    # A kept connection that the server had closed meanwhile tells so at once; one that is lost later may have
+    # been sampling, and sampling twice is what must not happen.
+    at_once = time.monotonic() - progress.started_at < STALE_WITHIN_S
     died_unused = isinstance(exc, ConnectionLostError) and progress.reused and not progress.answered
-    return died_unused and call.idempotent
+    return died_unused and at_once and call.idempotent
 
 
 def _reuse_trace() -> aiohttp.TraceConfig:

@@ -177,6 +177,11 @@ class ChatTemplate:
         )
         return hashlib.sha256(text.encode()).hexdigest()
 
+    @property
+    def tells_the_time(self) -> bool:
+        """Whether what the template writes depends on `now`."""
+        return "strftime_now" in self.default or "strftime_now" in (self.tool_use or "")
+
     def render_text(
         self,
         messages: Sequence[Mapping[str, Any]],

@@ -44,14 +44,18 @@ class ParsedResponse:
         """Whether at least one call can be carried out."""
         return any(call.status is CallStatus.OK for call in self.tool_calls)
 
-    def to_message(self, call_id_prefix: str = "call") -> Message:
+    def to_message(self, call_id_prefix: str = "call", *, turn: int | None = None) -> Message:
         """The assistant message: readable calls in `tool_calls`, the others in `extra`.
 
         Args:
             call_id_prefix: Ids are `<prefix>_<index>` where the grammar writes none; make the prefix unique
                 within a conversation.
+            turn: With the index of the turn, ids are nine digits instead: Mistral's template takes no others.
         """
-        readable = [call_of(call, f"{call_id_prefix}_{i}") for i, call in enumerate(self.tool_calls)]
+        ids = [
+            f"{call_id_prefix}_{i}" if turn is None else f"{turn:06d}{i:03d}" for i in range(len(self.tool_calls))
+        ]
+        readable = [call_of(call, call_id) for call, call_id in zip(self.tool_calls, ids, strict=True)]
         malformed = [
             {"raw": call.raw, "status": call.status.value}
             for call, message_form in zip(self.tool_calls, readable, strict=True)

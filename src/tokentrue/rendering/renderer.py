@@ -200,6 +200,12 @@ class Renderer:
         return self.stop_ids
 
     @property
+    def identity(self) -> str:
+        """What two renderers must have in common to write the same ids: template, kwargs, tokenizer, clock."""
+        told = self.template.now.isoformat() if self.template.tells_the_time else ""
+        return f"{self.template.content_hash}/{self.tokenizer.content_hash}/{told}"
+
+    @property
     def vocab_size(self) -> int:
         """One more than the largest id of the tokenizer."""
         return self.tokenizer.vocab_size

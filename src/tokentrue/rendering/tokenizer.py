@@ -16,7 +16,7 @@ from typing import Any
 
 import tokenizers
 
-from tokentrue.errors import InvalidTokenIdError, TokenizerFolderError
+from tokentrue.errors import InvalidTokenIdError, TemplateRenderError, TokenizerFolderError
 
 _SPECIAL_NAMES = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 
@@ -37,6 +37,17 @@ def _token_text(value: Any) -> str | None:
     if isinstance(value, dict):
         value = value.get("content")
     return value if isinstance(value, str) else None
+
+
+def _valid(text: str) -> str:
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise TemplateRenderError(
+            f"the text holds half a surrogate pair ({text[error.start]!r} at character {error.start}): no "
+            f"tokenizer can encode it"
+        ) from error
+    return text
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,12 +140,12 @@ class Tokenizer:
     def encode(self, text: str) -> list[int]:
         """The ids of `text`; spelled special tokens become their ids, nothing is put around."""
         # encode_batch_fast releases the GIL for the whole call, encode holds it (110 ms at 32k tokens).
-        ids: list[int] = self.backend.encode_batch_fast([text], add_special_tokens=False)[0].ids
+        ids: list[int] = self.backend.encode_batch_fast([_valid(text)], add_special_tokens=False)[0].ids
         return ids
 
     def encode_with_offsets(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
         """The ids of `text` and, for each, the characters [start, end) that it stands for."""
-        encoding = self.backend.encode_batch([text], add_special_tokens=False)[0]
+        encoding = self.backend.encode_batch([_valid(text)], add_special_tokens=False)[0]
         return encoding.ids, encoding.offsets
 
     def decode(self, ids: Iterable[int]) -> str:

@@ -87,16 +87,16 @@ class Session:
         return extend_prompt(self._tree, renderer, messages, tools)
 
     def place(
-        self, template_hash: str, messages: Sequence[Message], tools: tuple[dict[str, Any], ...] = ()
+        self, renderer_identity: str, messages: Sequence[Message], tools: tuple[dict[str, Any], ...] = ()
     ) -> StitchedPrompt | Anchor | NotExtended:
         """What is known of `messages`, for who bridges without a renderer. See `place_prompt`."""
-        return place_prompt(self._tree, root_identity(template_hash, tools), messages)
+        return place_prompt(self._tree, root_identity(renderer_identity, tools), messages)
 
     def hashes_of(
-        self, template_hash: str, messages: Sequence[Message], tools: tuple[dict[str, Any], ...] = ()
+        self, renderer_identity: str, messages: Sequence[Message], tools: tuple[dict[str, Any], ...] = ()
     ) -> tuple[bytes, ...]:
         """The path that `messages` take, whatever is known of it."""
-        return tuple(chain(root_identity(template_hash, tools), messages))
+        return tuple(chain(root_identity(renderer_identity, tools), messages))
 
     def commit_without_ids(self, hashes: tuple[bytes, ...], message: Message) -> None:
         """Remember that `message` was sampled without its ids being told, so that a later turn can say so."""

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from tokentrue.errors import TemplateRenderError
+from tokentrue.generation import FinishReason
 from tokentrue.messages import Message
 from tokentrue.rendering.bridge import Bridge
 from tokentrue.rendering.renderer import Renderer
@@ -108,7 +109,7 @@ def extend_prompt(
     Law 1: a bridged prompt starts with the anchor turn's `prompt_ids + completion_ids`, verbatim; the
     one exception is the junction `opener_dropped`.
     """
-    placed = place_prompt(tree, root_identity(renderer.template.content_hash, tools), messages)
+    placed = place_prompt(tree, root_identity(renderer.identity, tools), messages)
     if not isinstance(placed, Anchor):
         return placed
     differs = _template_differs(renderer, placed, messages, tools)
@@ -119,7 +120,7 @@ def extend_prompt(
         placed.turn.tokens.completion_ids,
         messages[placed.depth :],
         history=messages[: placed.depth],
-        finish_reason=placed.turn.finish_reason,
+        finish_reason=_how_it_ended(renderer, placed.turn),
         tools=tools,
     )
     if not isinstance(outcome, Bridge):
@@ -172,6 +173,18 @@ def _template_differs(
         f"the engine's prompt of {len(theirs)} ids ends with {theirs[-_SAME_END:]}, the renderer's of {len(ours)} "
         f"with {ours[-_SAME_END:]}"
     )
+
+
+def _how_it_ended(renderer: Renderer, turn: Turn) -> FinishReason:
+    """`STOP` only where the template's own stop ended the turn, so that it may be restored when it was left out.
+
+    A stop string, or a stop id of the caller's, ends a turn as a cut does: the model did not close it.
+    """
+    ids = turn.tokens.completion_ids
+    others = isinstance(turn.stop_reason, str) or (
+        len(ids) > 0 and ids[-1] == turn.stop_reason and ids[-1] not in renderer.stop_ids
+    )
+    return FinishReason.LENGTH if others else turn.finish_reason
 
 
 def _why_no_anchor(tree: ConversationTree, messages: Sequence[Message], known: int) -> tuple[Why, str]:

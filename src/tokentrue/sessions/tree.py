@@ -8,19 +8,20 @@ small hashes and as many dictionary look-ups at most; no message is compared wit
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from tokentrue.messages import Message
+from tokentrue.messages import Message, tools_digest
 from tokentrue.turns import Turn
 
 
-def root_identity(template_hash: str, tools: Sequence[dict[str, Any]]) -> bytes:
-    """The hash that a path starts from: the same messages under other tools are another path."""
-    text = json.dumps([template_hash, list(tools)], sort_keys=True, ensure_ascii=False, default=repr)
-    return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).digest()
+def root_identity(renderer_identity: str, tools: Sequence[dict[str, Any]]) -> bytes:
+    """The hash that a path starts from: the same messages under other tools are another path.
+
+    So they are under another template, tokenizer or clock, and under the same tools in another order.
+    """
+    return hashlib.blake2b(renderer_identity.encode() + tools_digest(tools), digest_size=16).digest()
 
 
 def chain(root: bytes, messages: Sequence[Message]) -> list[bytes]:
@@ -85,6 +86,8 @@ class ConversationTree:
             turn: Its index must be `len(turns)`.
             sampled: The assistant message as the caller gets it, and will send it back.
         """
+        # The turn first: a thread that stitches meanwhile may follow an index as soon as a node names it.
+        self.turns.append(turn)
         for depth in range(1, len(hashes)):
             self.nodes.setdefault(hashes[depth], Node(depth))
         if len(hashes) > 1 and self.nodes[hashes[-1]].asked_by is None:
@@ -92,7 +95,6 @@ class ConversationTree:
         key = chain(hashes[-1], [sampled])[-1]
         # Two turns may sample the same message by different ids: the later one is what goes on.
         self.nodes.setdefault(key, Node(len(hashes))).sampled_by = turn.index
-        self.turns.append(turn)
 
     def commit_without_ids(self, hashes: Sequence[bytes], sampled: Message) -> None:
         """Remember a message that was sampled and whose ids nobody told: it can never be extended."""
