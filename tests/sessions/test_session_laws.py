@@ -157,7 +157,7 @@ def test_what_cannot_be_stitched_says_why(renderer: Renderer, changed: str) -> N
     _, said = play(session, renderer, (user,), ids_of(renderer, "One."), FinishReason.STOP)
     if changed == "tools":
         stitched = session.stitch(renderer, (user, said, user), ())
-        assert "message 0 is the first that this session does not know" in stitched.stitch.detail
+        assert "no turn of this session had these tools" in stitched.stitch.detail
     else:
         other = Message(role="assistant", content="Something else.")
         stitched = session.stitch(renderer, (user, other, user), TOOLS)

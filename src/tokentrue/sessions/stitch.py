@@ -82,7 +82,7 @@ def place_prompt(
         detail = f"the engine gave no ids for message {untold - 1} when it sampled it"
         return NotExtended(Why.TOKENS_MISSING, detail, hashes)
     if anchor is None:
-        return NotExtended(*_why_no_anchor(tree, messages, known), hashes)
+        return NotExtended(*_why_no_anchor(tree, messages, known, hashes[0]), hashes)
     return Anchor(depth, tree.turns[turn_index], hashes)
 
 
@@ -187,12 +187,16 @@ def _how_it_ended(renderer: Renderer, turn: Turn) -> FinishReason:
     return FinishReason.LENGTH if others else turn.finish_reason
 
 
-def _why_no_anchor(tree: ConversationTree, messages: Sequence[Message], known: int) -> tuple[Why, str]:
+def _why_no_anchor(
+    tree: ConversationTree, messages: Sequence[Message], known: int, root: bytes
+) -> tuple[Why, str]:
     foreign = next((i for i, m in enumerate(messages) if m.role == "assistant" and i >= known), None)
     if foreign is None:
         return Why.FIRST_TURN, ""
     if not tree.turns:
         return Why.FIRST_TURN, f"message {foreign} was not sampled in this session"
+    if root not in tree.roots:
+        return Why.NO_SHARED_PREFIX, "no turn of this session had these tools, with this template and tokenizer"
     return (
         Why.NO_SHARED_PREFIX,
         f"message {known} is the first that this session does not know, and no message before it was sampled here",

@@ -51,12 +51,14 @@ class Node:
 class ConversationTree:
     """All paths of one session and the turns on them. Mutated only by its two `commit` methods.
 
-    `without_ids` holds the messages that an engine sampled and gave no ids for.
+    `without_ids` holds the messages that an engine sampled and gave no ids for, `roots` the identities that paths
+    start from.
     """
 
     nodes: dict[bytes, Node] = field(default_factory=dict)
     turns: list[Turn] = field(default_factory=list)
     without_ids: set[bytes] = field(default_factory=set)
+    roots: set[bytes] = field(default_factory=set)
 
     def known_depth(self, hashes: Sequence[bytes]) -> int:
         """How many leading messages of a path are known."""
@@ -88,6 +90,7 @@ class ConversationTree:
         """
         # The turn first: a thread that stitches meanwhile may follow an index as soon as a node names it.
         self.turns.append(turn)
+        self.roots.add(hashes[0])
         for depth in range(1, len(hashes)):
             self.nodes.setdefault(hashes[depth], Node(depth))
         if len(hashes) > 1 and self.nodes[hashes[-1]].asked_by is None:
