@@ -1,7 +1,7 @@
 """Bring a real Dynamo up on loopback, with the embedded model behind it, and take it down again.
 
 python -m servers.dynamo install
-python -m servers.dynamo up [--worker embedded|faults] [--port PORT]
+python -m servers.dynamo up [--worker embedded|parsed|faults] [--port PORT]
 python -m servers.dynamo status
 python -m servers.dynamo down
 """
@@ -14,9 +14,9 @@ from pathlib import Path
 
 from servers.command_line import Kind, Started, make_parser, run
 from servers.dynamo.install import ensure_dynamo
-from servers.dynamo.server import EMBEDDED, FAULTS, DynamoServer
+from servers.dynamo.server import EMBEDDED, FAULTS, PARSED, DynamoServer
 
-_WORKERS = {"embedded": EMBEDDED, "faults": FAULTS}
+_WORKERS = {"embedded": EMBEDDED, "parsed": PARSED, "faults": FAULTS}
 
 
 def main() -> int:

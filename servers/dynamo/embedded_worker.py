@@ -101,12 +101,17 @@ async def main() -> None:
     parser.add_argument("--model-name", required=True)
     parser.add_argument("--request-log", type=Path, required=True)
     parser.add_argument("--tokens-per-chunk", type=int, default=1)
+    parser.add_argument("--tool-call-parser", help="the frontend reads calls in this format, such as hermes")
+    parser.add_argument("--reasoning-parser", help="the frontend reads reasoning in this format, such as qwen3")
     arguments = parser.parse_args()
     folder: Path = arguments.model_folder
     context_limit = json.loads((folder / "config.json").read_text())["max_position_embeddings"]
     log = RequestLogWriter(arguments.request_log)
     worker = EmbeddedWorker(folder, arguments.model_name, log, arguments.tokens_per_chunk)
-    await serve(ServedModel(folder, arguments.model_name, context_limit), worker.generate)
+    model = ServedModel(
+        folder, arguments.model_name, context_limit, arguments.tool_call_parser, arguments.reasoning_parser
+    )
+    await serve(model, worker.generate)
 
 
 if __name__ == "__main__":

@@ -30,14 +30,23 @@ _SIDECAR_MARKER = "SIDECAR-SKIP-TOKENIZE"
 
 @dataclass(frozen=True, slots=True)
 class WorkerKind:
-    """A worker program and the name its model is served under."""
+    """A worker program, the name its model is served under, and what is always on its command line."""
 
     module: str
     model_name: str
     model_folder: str
+    arguments: tuple[str, ...] = ()
 
 
 EMBEDDED = WorkerKind("servers.dynamo.embedded_worker", "tokentrue-embedded", str(EMBEDDED_MODEL))
+PARSED = WorkerKind(
+    "servers.dynamo.embedded_worker",
+    "tokentrue-parsed",
+    str(EMBEDDED_MODEL),
+    ("--tool-call-parser", "hermes", "--reasoning-parser", "qwen3"),
+)
+"""The same model; the frontend reads calls and reasoning in its answers."""
+
 FAULTS = WorkerKind("servers.dynamo.fault_worker", "tokentrue-faults", "tokentrue-faults.model")
 """Its folder is written by the worker, inside the work folder."""
 
@@ -130,12 +139,12 @@ class DynamoServer:
         return self.frontends[-1]
 
     def start_worker(self, kind: WorkerKind, *arguments: str) -> Worker:
-        """Start a worker of one kind; `arguments` go to its command line."""
+        """Start a worker of one kind; `arguments` go to its command line, behind those of the kind."""
         name = kind.model_name
         log_path = self.work_folder / f"{name}.requests.jsonl"
         folder = self.work_folder / kind.model_folder
         command = [kind.module, "--model-name", name, "--request-log", str(log_path)]
-        full = (*command, "--model-folder", str(folder), *arguments)
+        full = (*command, "--model-folder", str(folder), *kind.arguments, *arguments)
         self.workers.append(Worker(kind, folder, log_path, full, self._start(full, {}, name)))
         return self.workers[-1]
 

@@ -22,6 +22,7 @@ from tokentrue.errors import (
 )
 from tokentrue.generation import ChatRequest, FinishReason, GenerateRequest
 from tokentrue.messages import Message, messages_from
+from tokentrue.rendering.reader import MALFORMED_KEY
 from tokentrue.sampling import SamplingParams
 from tokentrue.tokens import TokenIds
 from tokentrue.transports.openai_chat import DynamoChat, VllmChat
@@ -407,3 +408,19 @@ def test_ids_travel_beside_the_messages_and_must_be_echoed(captures_folder) -> N
         answer["prompt_token_ids"] = wrong
         with pytest.raises(EvidenceError):
             VllmChat().read_chat_tokens(request, reply_of(answer))
+
+
+@pytest.mark.parametrize("text", ["{}", '{"city": "Par"}'])
+def test_a_call_that_the_engine_made_of_a_truncated_answer_is_kept_as_text_only(captures_folder, text) -> None:
+    """Dynamo's hermes parser closes what `max_tokens` cut off, so the arguments are not the model's."""
+    _, _, answer = recorded(captures_folder / "vllm", "S_chat_forced_toolcall")
+    choice = answer["choices"][0]
+    calls = [{"id": f"c{n}", "type": "function", "function": {"name": "get_weather"}} for n in range(2)]
+    calls[0]["function"]["arguments"] = '{"city": "Rome"}'
+    calls[1]["function"]["arguments"] = text
+    choice["message"]["tool_calls"], choice["finish_reason"] = calls, "length"
+    message = VllmChat().read_chat(chat(), reply_of(answer)).answer.to_message("call_1")
+    assert [(call.id, call.arguments) for call in message.tool_calls] == [("c0", '{"city": "Rome"}')]
+    (malformed,) = message.extra[MALFORMED_KEY]
+    assert malformed["status"] == "unclosed"
+    assert json.dumps(text) in malformed["raw"]

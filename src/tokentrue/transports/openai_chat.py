@@ -94,7 +94,10 @@ _DECODER = msgspec.json.Decoder(_Reply)
 
 @dataclass(frozen=True, slots=True)
 class EngineAnswer:
-    """An assistant message as the engine parsed it."""
+    """An assistant message as the engine parsed it.
+
+    In an answer that `max_tokens` ended the last call is `UNCLOSED`: what the engine shows of it may be made up.
+    """
 
     parsed: ParsedResponse
     call_ids: tuple[str | None, ...]
@@ -247,7 +250,7 @@ def read_answer(request: AnyRequest, reply: HttpReply, words: ServerWords) -> En
     Raises:
         EngineError, OverlongPromptError: The reply is something else.
     """
-    return _engine_answer(_only_choice(_decoded(request, reply, words)).message, request.tools)
+    return _engine_answer(_only_choice(_decoded(request, reply, words)), request.tools)
 
 
 def wire_messages(messages: Sequence[Message]) -> list[dict[str, Any]]:
@@ -293,7 +296,7 @@ def _chat_reply(
     if generation is None and usage.completion_tokens == 0:
         raise EmptyCompletionError("the engine finished without sampling a single id")
     return ChatReply(
-        answer=_engine_answer(answer.choices[0].message, request.tools),
+        answer=_engine_answer(answer.choices[0], request.tools),
         finish_reason=finish_reason,
         generation=generation,
         tokens_missing=tokens_missing,
@@ -303,15 +306,19 @@ def _chat_reply(
     )
 
 
-def _engine_answer(message: _Message, tools: Sequence[Mapping[str, Any]]) -> EngineAnswer:
-    schemas = schemas_of(tools)
+def _engine_answer(choice: _Choice, tools: Sequence[Mapping[str, Any]]) -> EngineAnswer:
+    schemas, message = schemas_of(tools), choice.message
     calls = message.tool_calls or []
+    read = [judged(_parsed_call(call), schemas) for call in calls]
+    if read and choice.finish_reason == "length":
+        # Dynamo's hermes parser completes what was cut off: half a call comes as `{}`, or as `{"b": 2}` for 23.
+        read[-1] = ParsedToolCall(read[-1].raw, CallStatus.UNCLOSED, read[-1].name)
     reasoning = message.reasoning_content if message.reasoning_content is not None else message.reasoning
     parsed = ParsedResponse(
         content=message.content or "",
         reasoning_content=reasoning,
         reasoning=ReasoningState.ABSENT if reasoning is None else ReasoningState.CLOSED,
-        tool_calls=tuple(judged(_parsed_call(call), schemas) for call in calls),
+        tool_calls=tuple(read),
         stop_id=None,
     )
     return EngineAnswer(parsed, tuple(call.id for call in calls))
