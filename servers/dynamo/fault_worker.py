@@ -75,6 +75,7 @@ def completion_of(order: WorkOrder, reply_ids: Sequence[int], vocab_size: int) -
         finish_reason=finish_reason,
         stop_reason=taken[-1] if ended_by_client else None,
         alternatives=alternatives,
+        prompt_logprobs=tuple(logprob_of(each) for each in order.prompt_ids[1:]),
     )
 
 

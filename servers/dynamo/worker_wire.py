@@ -34,6 +34,7 @@ class WorkOrder:
         stop_token_ids: Everything that ends sampling; the model's own end unless the client ignores it.
         sampling: Further parameters by their OpenAI names, None-valued ones dropped.
         top_logprobs: How many alternatives per id, or None when no log-probabilities are wanted.
+        wants_prompt_logprobs: The client asked for the log-probabilities of its prompt.
         wants_engine_data: The client asked for `nvext.engine_data`.
         token_in: The ids came from the client (`nvext.token_data`), not from the frontend's tokenizer.
     """
@@ -43,6 +44,7 @@ class WorkOrder:
     stop_token_ids: tuple[int, ...]
     sampling: Mapping[str, Any]
     top_logprobs: int | None
+    wants_prompt_logprobs: bool
     wants_engine_data: bool
     token_in: bool
 
@@ -70,6 +72,7 @@ class WorkOrder:
             stop_token_ids=tuple(dict.fromkeys((*stops, *ends))),
             sampling={name: given[name] for name in _ENGINE_SAMPLING if name in given},
             top_logprobs=given.get("logprobs"),
+            wants_prompt_logprobs=given.get("prompt_logprobs") is not None,
             wants_engine_data="engine_data" in (nvext.get("extra_fields") or ()),
             token_in=bool(nvext.get("token_in") or passed_on),
         )
@@ -81,13 +84,17 @@ def _without_none(section: Mapping[str, Any]) -> dict[str, Any]:
 
 @dataclass(frozen=True, slots=True)
 class Completion:
-    """What was sampled: ids, their log-probabilities, and the alternatives `(id, logprob)` at each place."""
+    """What was sampled: ids, their log-probabilities, and the alternatives `(id, logprob)` at each place.
+
+    `prompt_logprobs` has one value for each prompt id after the first; a worker that cannot tell has none.
+    """
 
     token_ids: tuple[int, ...]
     logprobs: tuple[float, ...]
     finish_reason: str
     stop_reason: int | None = None
     alternatives: tuple[tuple[tuple[int, float], ...], ...] = field(default=())
+    prompt_logprobs: tuple[float, ...] = ()
 
 
 def write_chunks(
@@ -136,4 +143,8 @@ def _ending(order: WorkOrder, completion: Completion) -> dict[str, Any]:
         }
         if order.top_logprobs is not None:
             ending["engine_data"]["completion_logprobs"] = list(completion.logprobs)
+    if order.wants_prompt_logprobs and completion.prompt_logprobs:
+        entries = zip(order.prompt_ids[1:], completion.prompt_logprobs, strict=True)
+        told = [None, *({str(token_id): {"logprob": value, "rank": 1}} for token_id, value in entries)]
+        ending.setdefault("engine_data", {})["prompt_logprobs"] = told
     return ending

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
 
-from tokentrue.errors import EngineError
+from tokentrue.errors import AlignmentError, EngineError
 from tokentrue.messages import Message
 from tokentrue.sampling import SamplingParams
 from tokentrue.tokens import Logprobs, TokenIds, TurnTokens
@@ -108,6 +108,10 @@ class WeightSpan:
     end: int
 
 
+PromptLogprobs = tuple[float | None, ...]
+"""One log-probability for each prompt id; None for the first."""
+
+
 @dataclass(frozen=True, slots=True)
 class Generation:
     """One completion as an engine sampled it, after laws 3 and 4 were checked.
@@ -120,6 +124,12 @@ class Generation:
         request_id: The engine's own id of the request; "" when it has none.
         prompt_ids_echoed: True when the engine echoed the prompt ids and they were equal.
         text: What the engine itself decoded, when it did; never used for ids.
+        prompt_logprobs: The log-probability of each prompt id, None for the first, which follows nothing;
+            None altogether unless `prompt_logprobs` was asked for.
+
+    Raises:
+        EngineError: The weight spans do not tile the completion.
+        AlignmentError: There is not one log-probability for each prompt id, or one is no finite number <= 0.
     """
 
     tokens: TurnTokens
@@ -131,8 +141,11 @@ class Generation:
     prompt_ids_echoed: bool = False
     weight_spans: tuple[WeightSpan, ...] = ()
     text: str | None = None
+    prompt_logprobs: PromptLogprobs | None = None
 
     def __post_init__(self) -> None:
+        if self.prompt_logprobs is not None:
+            _check_prompt_logprobs(self.prompt_logprobs, len(self.tokens.prompt_ids))
         completion_len = len(self.tokens.completion_ids)
         position = 0
         for span in self.weight_spans:
@@ -143,6 +156,16 @@ class Generation:
             raise EngineError(
                 f"weight spans end at {position}, the completion at {completion_len}: {self.weight_spans!r}"
             )
+
+
+def _check_prompt_logprobs(values: PromptLogprobs, prompt_len: int) -> None:
+    if len(values) != prompt_len:
+        raise AlignmentError(f"{prompt_len} prompt ids came with {len(values)} log-probabilities")
+    first, *others = values
+    if first is not None or None in others:
+        at = 0 if first is not None else values.index(None, 1)
+        raise AlignmentError(f"the log-probability of the prompt id at position {at} is {values[at]!r}")
+    Logprobs(value for value in others if value is not None)
 
 
 def make_tokens(prompt_ids: TokenIds, completion_ids: Sequence[int], logprobs: Sequence[float]) -> TurnTokens:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import Enum
 
-from tokentrue.generation import FinishReason, Usage, WeightSpan
+from tokentrue.generation import FinishReason, PromptLogprobs, Usage, WeightSpan
 from tokentrue.messages import Message
 from tokentrue.tokens import TurnTokens
 
@@ -124,6 +124,8 @@ class Response:
     """What `get_response` gives back.
 
     `tokens` is None only when the engine cannot give ids, and then `tokens_missing` says why.
+    `prompt_logprobs` has one item for each of `tokens.prompt_ids`, the first of them None, when the sampling
+    parameter of that name was given; a record does not keep it.
     """
 
     id: str
@@ -134,3 +136,4 @@ class Response:
     tokens: TurnTokens | None
     turn: Turn | None
     tokens_missing: str = ""
+    prompt_logprobs: PromptLogprobs | None = None

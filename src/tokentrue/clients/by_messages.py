@@ -90,4 +90,5 @@ def commit_reply(
         tokens=reply.generation.tokens if reply.generation is not None else None,
         turn=turn,
         tokens_missing=reply.tokens_missing,
+        prompt_logprobs=reply.generation.prompt_logprobs if reply.generation is not None else None,
     )

@@ -100,6 +100,7 @@ class RendererClient:
             usage=generation.usage,
             tokens=generation.tokens,
             turn=turn,
+            prompt_logprobs=generation.prompt_logprobs,
         )
 
     async def close(self) -> None:

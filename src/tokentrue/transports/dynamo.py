@@ -27,14 +27,23 @@ from tokentrue.errors import (
     MalformedReplyError,
     UnsupportedParameterError,
 )
-from tokentrue.generation import FinishReason, GenerateRequest, Generation, Usage, make_tokens
+from tokentrue.generation import (
+    FinishReason,
+    GenerateRequest,
+    Generation,
+    PromptLogprobs,
+    Usage,
+    make_tokens,
+)
 from tokentrue.sampling import SamplingParams
 from tokentrue.transports.bodies import JSON_HEADERS, check_prompt, json_bytes, with_ids
 from tokentrue.transports.evidence import (
+    LOGPROB_TOLERANCE,
     NOT_THERE,
     LogprobItem,
     LogprobsWire,
     UsageWire,
+    asks_prompt_logprobs,
     check_completion,
     check_prompt_count,
     check_stop_id,
@@ -43,6 +52,7 @@ from tokentrue.transports.evidence import (
     finish_reason_from,
     is_absent,
     paired_logprobs,
+    prompt_logprobs_from,
 )
 from tokentrue.transports.models import models_call, read_model_cards
 from tokentrue.transports.parameters import DYNAMO, Fate, OnUnsupported, place_parameters
@@ -67,9 +77,6 @@ NVEXT_KEYS = frozenset(
 )
 HINT_KEYS = frozenset({"priority", "strict_priority", "osl", "speculative_prefill", "latency_sensitivity"})
 
-LOGPROB_TOLERANCE = 1e-3
-"""Nats by which the frontend's (fp32) and the worker's copy of one log-probability may differ."""
-
 WORDS = ServerWords(
     name="Dynamo",
     route_advice="this path is served by `python -m dynamo.frontend`; check the base URL",
@@ -86,6 +93,7 @@ class EngineDataWire(msgspec.Struct):
     completion_token_ids: list[int] | None = None
     completion_logprobs: list[float | None] | None = None
     prompt_token_ids: msgspec.Raw = NOT_THERE
+    prompt_logprobs: msgspec.Raw = NOT_THERE
     finished: bool | None = None
 
 
@@ -95,6 +103,7 @@ class NvextWire(msgspec.Struct):
     engine_data: EngineDataWire | None = None
     completion_token_ids: list[int] | None = None
     prompt_token_ids: msgspec.Raw = NOT_THERE
+    prompt_logprobs: msgspec.Raw = NOT_THERE
     stop_reason: int | str | None = None
     detailed_finish_reason: str | None = None
 
@@ -115,6 +124,7 @@ class _Reply(msgspec.Struct):
     model: str | None = None
     usage: UsageWire | None = None
     nvext: NvextWire | None = None
+    prompt_logprobs: msgspec.Raw = NOT_THERE
 
 
 _DECODER = msgspec.json.Decoder(_Reply)
@@ -191,6 +201,7 @@ class DynamoTransport:
             usage=answer.usage.usage() if answer.usage is not None else Usage(),
             prompt_ids_echoed=echoed,
             text=choice.message.content if choice.message is not None else None,
+            prompt_logprobs=_prompt_logprobs(request, answer, nvext),
         )
 
     def write_models(self) -> HttpCall:
@@ -217,7 +228,10 @@ def nvext_and_body(
     own = _checked_nvext(sampling.extra.get("nvext"))
     others = {key: value for key, value in sampling.extra.items() if key != "nvext"}
     body = place_parameters(replace(sampling, extra=others), table, where, on_unsupported)
-    return _merged_nvext(own, body.pop("nvext", {})), body
+    nvext = _merged_nvext(own, body.pop("nvext", {}))
+    if asks_prompt_logprobs(sampling) and "prompt_logprobs" not in nvext["extra_fields"]:
+        nvext["extra_fields"].append("prompt_logprobs")
+    return nvext, body
 
 
 def _object(value: Any, name: str) -> dict[str, Any]:
@@ -430,6 +444,12 @@ def _logprobs(request: GenerateRequest, ids: list[int], choice: _Choice, nvext: 
                 status=200,
             )
     return values
+
+
+def _prompt_logprobs(request: GenerateRequest, answer: _Reply, nvext: NvextWire) -> PromptLogprobs | None:
+    """From both places in `nvext` and from the body, whichever are filled; the body's copy is rounded to fp32."""
+    worker = nvext.engine_data.prompt_logprobs if nvext.engine_data is not None else NOT_THERE
+    return prompt_logprobs_from(request, worker, nvext.prompt_logprobs, answer.prompt_logprobs)
 
 
 def _worker_logprobs(ids: Sequence[int], worker: EngineDataWire | None) -> list[float] | None:

@@ -16,10 +16,14 @@ from tokentrue.errors import (
     EvidenceError,
     MalformedReplyError,
 )
-from tokentrue.generation import FinishReason, GenerateRequest, Usage
+from tokentrue.generation import FinishReason, GenerateRequest, PromptLogprobs, Usage
+from tokentrue.sampling import SamplingParams
 
 SENTINEL_LOGPROB = -9999.0
 """vLLM's chat routes write this for minus infinity, Dynamo's worker -1e30: no sampled id has either."""
+
+LOGPROB_TOLERANCE = 1e-3
+"""Nats, or the share of a larger value, by which two copies of one log-probability may differ (one is fp32)."""
 
 _TOKEN_ID_PREFIX = "token_id:"
 
@@ -155,16 +159,19 @@ def check_completion(request: GenerateRequest, ids: Sequence[int], usage: UsageW
         )
 
 
-def check_values(logprobs: Sequence[float | None]) -> list[float]:
+def check_values(logprobs: Sequence[float | None], place: str = "position", start: int = 0) -> list[float]:
     """The log-probabilities, none missing and none a stand-in for minus infinity.
+
+    Args:
+        place: What the error calls a position, the first of which is `start`.
 
     Raises:
         AlignmentError: One is; names its position. (Finite and <= 0 is checked where `Logprobs` is built.)
     """
     values: list[float] = []
-    for position, value in enumerate(logprobs):
+    for position, value in enumerate(logprobs, start):
         if value is None or value <= SENTINEL_LOGPROB:
-            raise AlignmentError(f"log-probability {value!r} at position {position} is no measurement", status=200)
+            raise AlignmentError(f"log-probability {value!r} at {place} {position} is no measurement", status=200)
         values.append(value)
     return values
 
@@ -189,6 +196,77 @@ def paired_logprobs(ids: Sequence[int], wire: LogprobsWire | None) -> list[float
                 status=200,
             )
     return check_values([item.logprob for item in items])
+
+
+class _PromptItem(msgspec.Struct):
+    """What is said of one id at one place of the prompt."""
+
+    logprob: float | None = None
+
+
+_PROMPT_ITEMS = msgspec.json.Decoder(list[dict[str, _PromptItem] | None])
+
+
+def asks_prompt_logprobs(sampling: SamplingParams) -> bool:
+    """Whether the prompt's log-probabilities are asked for; 0 asks for them, without alternatives."""
+    asked = sampling.extra.get("prompt_logprobs")
+    return asked is not None and asked is not False
+
+
+def prompt_logprobs_from(request: GenerateRequest, *told: msgspec.Raw) -> PromptLogprobs | None:
+    """The log-probability of each prompt id (law 3); None when they were not asked for.
+
+    An entry is an object whose keys are ids: the prompt's own id, and alternatives when more were asked for.
+
+    Args:
+        told: The same list from each of its writers, undecoded, absent ones included.
+
+    Raises:
+        EvidenceError: They were asked for and nobody tells them.
+        AlignmentError: There is not one entry for each id, an entry is not about its id, or two writers differ.
+        MalformedReplyError: It is no list of such entries.
+    """
+    if not asks_prompt_logprobs(request.sampling):
+        return None
+    found = [raw for raw in told if not is_absent(raw)]
+    if not found:
+        raise EvidenceError("prompt_logprobs were asked for, and the reply has none", status=200)
+    first, *others = [_prompt_logprobs(request, raw) for raw in found]
+    for other in others:
+        for position, (mine, theirs) in enumerate(zip(first[1:], other[1:], strict=True), start=1):
+            if mine is not None and theirs is not None and not _is_close(mine, theirs):
+                raise AlignmentError(
+                    f"the reply has {mine} and {theirs} as the log-probability of prompt position {position}",
+                    status=200,
+                )
+    return first
+
+
+def _is_close(mine: float, theirs: float) -> bool:
+    return abs(mine - theirs) <= LOGPROB_TOLERANCE * max(1.0, abs(mine))
+
+
+def _prompt_logprobs(request: GenerateRequest, raw: msgspec.Raw) -> PromptLogprobs:
+    try:
+        entries = _PROMPT_ITEMS.decode(raw)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as exc:
+        raise MalformedReplyError(f"prompt_logprobs cannot be read: {exc}", status=200) from exc
+    ids = request.prompt_ids.tolist()
+    if len(entries) != len(ids):
+        raise AlignmentError(f"{len(ids)} prompt ids came with {len(entries)} prompt_logprobs", status=200)
+    if entries[0] is not None:
+        raise AlignmentError(f"the first prompt id follows nothing, and has {entries[0]!r}", status=200)
+    values: list[float | None] = []
+    for position, (token_id, entry) in enumerate(zip(ids[1:], entries[1:], strict=True), start=1):
+        item = (entry or {}).get(str(token_id))
+        if item is None:
+            raise AlignmentError(
+                f"prompt id {token_id} at position {position} has no log-probability; there are some for "
+                f"{list(entry or ())[:8]!r}",
+                status=200,
+            )
+        values.append(item.logprob)
+    return (None, *check_values(values, "prompt position", 1))
 
 
 def finish_reason_from(word: str | None) -> FinishReason:

@@ -45,6 +45,7 @@ from tokentrue.transports.evidence import (
     finish_reason_from,
     is_absent,
     paired_logprobs,
+    prompt_logprobs_from,
 )
 from tokentrue.transports.parameters import DYNAMO_CHAT, VLLM_CHAT, OnUnsupported, place_parameters
 from tokentrue.transports.refusals import AnyRequest, ServerWords, refusal, unreadable
@@ -86,6 +87,7 @@ class _Reply(msgspec.Struct):
     model: str | None = None
     usage: UsageWire | None = None
     prompt_token_ids: msgspec.Raw = NOT_THERE
+    prompt_logprobs: msgspec.Raw = NOT_THERE
     nvext: NvextWire | None = None
 
 
@@ -365,6 +367,7 @@ def _vllm_generation(
         usage=answer.usage.usage() if answer.usage is not None else Usage(),
         prompt_ids_echoed=True,
         text=choice.message.content,
+        prompt_logprobs=prompt_logprobs_from(request, answer.prompt_logprobs),
     )
 
 

@@ -24,6 +24,7 @@ from tokentrue.transports.evidence import (
     echo_equals,
     finish_reason_from,
     paired_logprobs,
+    prompt_logprobs_from,
 )
 from tokentrue.transports.models import models_call, read_model_cards
 from tokentrue.transports.parameters import VLLM, OnUnsupported, place_parameters
@@ -63,6 +64,7 @@ class _Reply(msgspec.Struct):
     model: str | None = None
     usage: UsageWire | None = None
     prompt_token_ids: msgspec.Raw = NOT_THERE
+    prompt_logprobs: msgspec.Raw = NOT_THERE
 
 
 _DECODER = msgspec.json.Decoder(_Reply)
@@ -112,7 +114,7 @@ class VllmTransport:
 
         Raises:
             EngineError, OverlongPromptError: The reply is an error, or contradicts what was asked.
-            AlignmentError: Log-probabilities are missing or are not those of the sampled ids.
+            AlignmentError: Log-probabilities are missing or are not those of the sampled ids, or of the prompt's.
             EmptyCompletionError: No id was sampled.
         """
         answer = _decoded(request, reply)
@@ -135,6 +137,7 @@ class VllmTransport:
             prompt_ids_echoed=echoed,
             weight_spans=tuple(WeightSpan(s.version, s.start, s.end) for s in choice.weight_versions or ()),
             text=choice.text,
+            prompt_logprobs=prompt_logprobs_from(request, answer.prompt_logprobs),
         )
 
     def write_models(self) -> HttpCall:
