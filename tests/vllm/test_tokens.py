@@ -11,6 +11,7 @@ from tokentrue.errors import EngineRequestError, InvalidTokenIdError, OverlongPr
 from tokentrue.generation import FinishReason
 from tokentrue.rendering.renderer import load_renderer
 from tokentrue.rendering.tokenizer import Tokenizer
+from tokentrue.tokens import Logprobs
 
 pytestmark = pytest.mark.vllm
 
@@ -131,3 +132,10 @@ def test_an_id_outside_the_vocabulary_is_refused(ask) -> None:
         ask.generate([1, 2, 100_000], max_tokens=4)
     with pytest.raises(InvalidTokenIdError, match="100000"):
         ask.generate([1, 2, 100_000], vocab_size=1000, max_tokens=4)
+
+
+def test_the_prompts_logprobs_are_those_of_our_own_model(ask, teacher, assert_same_logprobs) -> None:
+    generation = ask.generate(PROMPT, max_tokens=2, prompt_logprobs=0)
+    first, *others = generation.prompt_logprobs
+    assert first is None
+    assert_same_logprobs(Logprobs(others), teacher.sampled(PROMPT[:1], PROMPT[1:]))
