@@ -104,7 +104,7 @@ def test_a_server_that_does_not_answer_is_the_engines_fault(
 
 def test_an_engine_without_the_token_route_says_so(serve: Callable[..., str], out: Path) -> None:
     """The only model is taken without asking, and the server knows no POST."""
-    failure = failure_of(run_command(*ROLLOUT, "--engine", serve("m"), "--out", out))
+    failure = failure_of(run_command(*ROLLOUT, "--engine", serve("m"), "--tokenizer", "embedded", "--out", out))
     assert failure.code == 1
     assert "does not serve the token route" in failure.line
 
@@ -280,8 +280,25 @@ def failure_free(done: subprocess.CompletedProcess[str]) -> bool:
 
 def test_no_record_is_named(tmp_path: Path) -> None:
     failure = failure_of(run_command("inspect", tmp_path / "nothing"))
+    assert failure.code == 2
+    assert "nothing does not exist" in failure.line
+    (tmp_path / "empty").mkdir()
+    failure = failure_of(run_command("inspect", tmp_path / "empty"))
     assert failure.code == 1
-    assert "nothing" in failure.line
+    assert "it is no record" in failure.line
+
+
+def test_a_folder_of_records_names_them(record: Path) -> None:
+    failure = failure_of(run_command("inspect", record.parent))
+    assert failure.code == 2
+    assert str(record) in failure.line
+
+
+def test_a_server_of_another_model_needs_its_tokenizer(serve: Callable[..., str], out: Path) -> None:
+    failure = failure_of(run_command(*ROLLOUT, "--engine", serve("m"), "--out", out))
+    assert failure.code == 2
+    assert "--tokenizer is needed: a folder with the tokenizer and chat template of 'm'" in failure.line
+    assert not out.exists()
 
 
 def test_a_broken_record_is_named(record: Path, tmp_path: Path) -> None:

@@ -59,6 +59,7 @@ def test_a_server_is_an_engine(serve: Callable[..., str], tmp_path: Path) -> Non
     keys: list[str] = []
     url = serve("small", sampled=sampled, authorization=keys)
     args = ("rollout", "--env", "calculator", *SHORT, "--engine", url, "--api-key-env", "SMALL_KEY")
+    args = (*args, "--tokenizer", "embedded")
     done = run_command(*args, "--out", tmp_path / "run", env={"SMALL_KEY": "s3cret"})
     assert (done.returncode, done.stderr) == (0, "")
     reader = open_record(tmp_path / "run")
@@ -73,7 +74,8 @@ def test_a_server_is_an_engine(serve: Callable[..., str], tmp_path: Path) -> Non
 def test_a_server_with_another_vocabulary_is_found_out(serve: Callable[..., str], tmp_path: Path) -> None:
     """An id that the tokenizer does not have ends the episode with an error that names it."""
     url = serve("small", sampled=(100_000, 1))
-    done = run_command("rollout", "--env", "calculator", *SHORT, "--engine", url, "--out", tmp_path / "run")
+    args = ("rollout", "--env", "calculator", *SHORT, "--engine", url, "--tokenizer", "embedded")
+    done = run_command(*args, "--out", tmp_path / "run")
     failure = failure_of(done)
     assert failure.code == 1
     assert "100000 is outside the vocabulary" in failure.line

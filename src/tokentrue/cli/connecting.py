@@ -33,7 +33,8 @@ class EngineChoice:
         engine: "embedded", the URL of a server, or a folder with a Llama that the embedded engine computes.
         transport: A member of `TRANSPORTS`; for a server.
         model: The name the engine serves; None means the only one.
-        tokenizer: A tokenizer folder, or "embedded"; None means the engine's own, or "embedded" for a server.
+        tokenizer: A tokenizer folder, or "embedded"; None means the engine's own; for a server that
+            is known only when it serves the embedded model.
         api_key_env: Environment variable that holds the server's key; "" for none.
     """
 
@@ -93,6 +94,11 @@ async def connect(choice: EngineChoice, now: datetime) -> Connection:
         engine = _embedded(choice, renderer)
         info = await engine.describe(choice.model)
     model = choice.model if choice.model is not None else _only_model(info)
+    if choice.is_server and choice.tokenizer is None and model != MODEL_NAME:
+        raise ConfigError(
+            f"--tokenizer is needed: a folder with the tokenizer and chat template of {model!r}; without it only "
+            f"a server of {MODEL_NAME!r} can be used"
+        )
     transport = choice.transport if choice.is_server else EMBEDDED
     return Connection(RendererClient(engine, renderer), info, model, transport)
 

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import shutil
+import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -98,9 +101,17 @@ def demo(episodes: int, seed: int, engine: str, out: Path) -> None:
     click.echo("")
     for what, path in (("records", f"{folder}/{{{','.join(_ENVIRONMENTS)}}}"), *pages):
         click.echo(f"{what:<11}{path}")
-    click.echo(f"{'look at it':<11}tokentrue inspect {folder / _ENVIRONMENTS[0]} --episode 0")
+    click.echo(f"{'look at it':<11}{_command()} inspect {folder / _ENVIRONMENTS[0]} --episode 0")
     click.echo(f"{'took':<11}{time.perf_counter() - begun:.1f} s, everything included")
     check_laws_held([check for run in runs for check in run.proof.checks])
+
+
+def _command() -> str:
+    """How this command can be called again: by its name where that is on the PATH, else by where it lies."""
+    if shutil.which("tokentrue") is not None:
+        return "tokentrue"
+    script = Path(sys.argv[0])
+    return "python -m tokentrue" if script.suffix == ".py" else os.path.relpath(script)
 
 
 def _free_folder(wanted: Path) -> Path:

@@ -58,15 +58,27 @@ def inspect(folder: Path, **options: Any) -> None:
     # pyarrow comes with this import, and --help must not wait for it.
     from tokentrue.rollouts.record import open_record
 
+    if (options["episode"] is not None or options["html"] is not None) and (
+        options["as_json"] or options["as_list"]
+    ):
+        raise ConfigError("--json and --list go with no episode: leave out --episode and --html")
+    _check_record_folder(folder)
     reader = open_record(folder)
     if options["as_list"]:
         _print_list(reader, options["as_json"])
     elif options["episode"] is None and options["html"] is None:
         _print_summary(reader, options["as_json"])
     if options["episode"] is not None or options["html"] is not None:
-        if options["as_json"] or options["as_list"]:
-            raise ConfigError("--json and --list go with no episode: leave out --episode and --html")
         _show(reader, options)
+
+
+def _check_record_folder(folder: Path) -> None:
+    """Say what is meant where the records are one folder further down, as a demo leaves them."""
+    if not folder.exists():
+        raise ConfigError(f"{folder} does not exist; the folder of a record is what --out named")
+    below = sorted(str(path.parent) for path in folder.glob("*/run.json")) if folder.is_dir() else []
+    if below and not (folder / "run.json").exists():
+        raise ConfigError(f"{folder} holds several records; choose one: {', '.join(below)}")
 
 
 def _print_summary(reader: RecordReader, as_json: bool) -> None:

@@ -69,6 +69,9 @@ def _cache_chart(compared: Sequence[TurnComparison]) -> str:
         f"<h3>Prefix cache, turn by turn (one cell: a block of {BLOCK_TOKENS} tokens)</h3>"
         f'<div class="scroll"><svg viewBox="0 0 {_TOTAL} {height}" role="img" aria-label="{escape(label)}">'
         f"{key}{''.join(rows)}</svg></div>"
+        "<p>A prompt from text is compared with the prompts that text would have made before it. It is shorter "
+        "where the template drops reasoning, so it can reuse a larger share of itself, and still it is not what "
+        "was sampled.</p>"
     )
 
 

@@ -35,6 +35,9 @@ from tokentrue.rendering.tokenizer import Tokenizer, read_chat_templates, read_s
 from tokentrue.tokens import TokenIds
 from tokentrue.turns import Why
 
+EMBEDDED_FOLDER = Path(__file__).resolve().parent.parent / "engines" / "embedded" / "model"
+"""The folder of the model that comes with the package; only its files are known here, not its engine."""
+
 Messages = Sequence[Message | Mapping[str, Any] | SupportsModelDump]
 Tools = Sequence[Mapping[str, Any] | SupportsModelDump]
 
@@ -235,7 +238,8 @@ def load_renderer(
     Args:
         path_or_name: A folder with tokenizer.json, and chat_template.jinja or tokenizer_config.json;
             generation_config.json names the stop ids; without it, the template's own close is added to
-            the tokenizer's eos. Names are not looked up on a hub.
+            the tokenizer's eos. "embedded" is the model that comes with the package; other names are not
+            looked up on a hub.
         template_kwargs: Further variables for the template, such as `{"enable_thinking": False}`.
         stop_token_ids: Further stop ids, in addition to the folder's own.
         now: What `strftime_now` tells the template; None is the time of this call, fixed from then on.
@@ -244,7 +248,7 @@ def load_renderer(
         TokenizerFolderError: The folder, or a file in it, is missing or unreadable.
         TemplateRenderError: The chat template is not valid Jinja.
     """
-    folder = Path(path_or_name)
+    folder = EMBEDDED_FOLDER if str(path_or_name) == "embedded" else Path(path_or_name)
     tokenizer = Tokenizer.load(folder)
     default, tool_use = read_chat_templates(folder, tokenizer.config)
     template = ChatTemplate(
