@@ -10,7 +10,7 @@ from real_tokenizers import unpack_real
 from rendering_folders import write_folder
 from tokentrue import Message, Renderer, Session, load_renderer
 from tokentrue.rendering.bridge import Bridge
-from tokentrue.rendering.renderer import Messages
+from tokentrue.rendering.contract import Messages
 from tokentrue.rendering.tail import BridgeRefused
 from tokentrue.turns import Why
 

@@ -61,14 +61,10 @@ class Connection:
     """A client with what is known about both of its ends. Close the client."""
 
     client: RendererClient
+    renderer: Renderer
     info: EngineInfo
     model: str
     transport: str
-
-    @property
-    def renderer(self) -> Renderer:
-        """The client's renderer."""
-        return self.client.renderer
 
 
 async def connect(choice: EngineChoice, now: datetime) -> Connection:
@@ -100,7 +96,7 @@ async def connect(choice: EngineChoice, now: datetime) -> Connection:
             f"a server of {MODEL_NAME!r} can be used"
         )
     transport = choice.transport if choice.is_server else EMBEDDED
-    return Connection(RendererClient(engine, renderer), info, model, transport)
+    return Connection(RendererClient(engine, renderer), renderer, info, model, transport)
 
 
 def tokenizer_folder(name: str) -> Path:

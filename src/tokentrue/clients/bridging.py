@@ -14,7 +14,7 @@ from tokentrue.errors import CallerError, EngineError, TransportError
 from tokentrue.generation import FinishReason
 from tokentrue.messages import Message
 from tokentrue.rendering.bridge import Bridge
-from tokentrue.rendering.renderer import Renderer, make_renderer
+from tokentrue.rendering.contract import RendererContract
 from tokentrue.sessions.session import Session
 from tokentrue.sessions.stitch import Anchor, NotExtended, StitchedPrompt, bridged_prompt
 from tokentrue.tokens import TokenIds
@@ -60,10 +60,10 @@ class Bridging(Protocol):
 class LocalBridging:
     """Bridges by the renderer: no round trip. Template kwargs of a call get a renderer of their own, kept."""
 
-    renderer: Renderer
-    _variants: dict[str, Renderer] = field(default_factory=dict, init=False, repr=False, compare=False)
+    renderer: RendererContract
+    _variants: dict[str, RendererContract] = field(default_factory=dict, init=False, repr=False, compare=False)
 
-    def renderer_for(self, template_kwargs: Mapping[str, Any]) -> Renderer:
+    def renderer_for(self, template_kwargs: Mapping[str, Any]) -> RendererContract:
         """The renderer whose template gets `template_kwargs` too.
 
         Raises:
@@ -73,9 +73,7 @@ class LocalBridging:
             return self.renderer
         key = _key(template_kwargs)
         if key not in self._variants:
-            own = self.renderer
-            template = replace(own.template, kwargs={**own.template.kwargs, **template_kwargs})
-            self._variants[key] = make_renderer(own.tokenizer, template, own.stop_ids, own.folder)
+            self._variants[key] = self.renderer.with_template_kwargs(template_kwargs)
         return self._variants[key]
 
     async def extend(self, session: Session, asked: Conversation) -> StitchedPrompt | NotExtended:

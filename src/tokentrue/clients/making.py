@@ -15,6 +15,7 @@ from tokentrue.config import ClientConfig
 from tokentrue.engines.embedded.engine import MODEL_FOLDER
 from tokentrue.engines.http import HttpEngine
 from tokentrue.errors import ConfigError
+from tokentrue.rendering.contract import RendererContract
 from tokentrue.rendering.renderer import Renderer, load_renderer
 from tokentrue.transports.dynamo import DynamoTransport
 from tokentrue.transports.openai_chat import ChatTransport, DynamoChat, VllmChat
@@ -24,7 +25,7 @@ from tokentrue.transports.vllm import VllmTransport
 RANK_HEADER = "X-data-parallel-rank"
 
 
-async def make_client(config: ClientConfig, renderer: Renderer | None = None) -> Client:
+async def make_client(config: ClientConfig, renderer: RendererContract | None = None) -> Client:
     """The client that `config` describes, for the endpoint that its `client_idx` picks. Close it.
 
     Nothing is asked of the endpoint yet. A tokenizer folder is read in a thread.
@@ -63,7 +64,9 @@ async def make_client(config: ClientConfig, renderer: Renderer | None = None) ->
     return _client(chosen, engine, renderer, policy)
 
 
-def _client(chosen: ClientConfig, engine: HttpEngine, renderer: Renderer | None, policy: OnUnsupported) -> Client:
+def _client(
+    chosen: ClientConfig, engine: HttpEngine, renderer: RendererContract | None, policy: OnUnsupported
+) -> Client:
     is_dynamo = chosen.renderer_transport == "dynamo"
     chat: ChatTransport = DynamoChat(on_unsupported=policy) if is_dynamo else VllmChat(on_unsupported=policy)
     if chosen.client_type == "renderer" and renderer is not None:
@@ -88,7 +91,7 @@ async def _loaded(config: ClientConfig) -> Renderer | None:
     return await asyncio.to_thread(load_renderer, folder, template_kwargs=config.template_kwargs)
 
 
-def _check_renderer(config: ClientConfig, renderer: Renderer | None) -> None:
+def _check_renderer(config: ClientConfig, renderer: RendererContract | None) -> None:
     if config.bridge_tokenizer == "engine" and config.renderer_transport == "dynamo":
         raise ConfigError("ClientConfig.bridge_tokenizer='engine' is for 'vllm': Dynamo has no /tokenize")
     if renderer is not None or config.client_type == "openai_chat_completions":
@@ -102,8 +105,11 @@ def _check_renderer(config: ClientConfig, renderer: Renderer | None) -> None:
         raise ConfigError(f"ClientConfig.bridge_tokenizer='local' needs a renderer: {how}")
 
 
-def _check_parsers(config: ClientConfig, renderer: Renderer) -> None:
+def _check_parsers(config: ClientConfig, renderer: RendererContract) -> None:
     """Parsers are derived from the template; a configured one is a claim, and is held against what was derived."""
+    if not isinstance(renderer, Renderer):
+        _check_nothing_claimed(config, renderer)
+        return
     tools = renderer.tool_format.name if renderer.tool_format is not None else None
     thinks = renderer.reader.reasoning.opener.text if renderer.reader.reasoning is not None else None
     for name, claimed, derived in (
@@ -114,4 +120,13 @@ def _check_parsers(config: ClientConfig, renderer: Renderer) -> None:
             raise ConfigError(
                 f"ClientConfig.{name}={claimed!r} is not what the template of {renderer.folder!r} gives, which is "
                 f"{derived!r}; allowed is that, 'auto' or None"
+            )
+
+
+def _check_nothing_claimed(config: ClientConfig, renderer: RendererContract) -> None:
+    for name, claimed in (("tool_parser", config.tool_parser), ("reasoning_parser", config.reasoning_parser)):
+        if claimed not in (None, "auto"):
+            raise ConfigError(
+                f"ClientConfig.{name}={claimed!r} cannot be held against a "
+                f"{type(renderer).__name__}, which reads completions in its own way; allowed is 'auto' or None"
             )

@@ -13,7 +13,7 @@ from tokentrue.engines.engine import Engine
 from tokentrue.errors import EmptyCompletionError
 from tokentrue.generation import GenerateRequest, Generation
 from tokentrue.messages import Message, SupportsModelDump, tools_from
-from tokentrue.rendering.renderer import Renderer
+from tokentrue.rendering.contract import RendererContract
 from tokentrue.sampling import SamplingParams
 from tokentrue.sessions.session import Session
 from tokentrue.sessions.stitch import StitchedPrompt
@@ -34,7 +34,7 @@ class RendererClient:
     """
 
     engine: Engine
-    renderer: Renderer
+    renderer: RendererContract
     clip_max_tokens: bool = False
 
     async def get_response(
@@ -63,7 +63,7 @@ class RendererClient:
             )
             return await self.engine.generate(request)
 
-        asked = SamplingParams.from_args(sampling_args).with_stop_token_ids(self.renderer.stop_ids)
+        asked = SamplingParams.from_args(sampling_args).with_stop_token_ids(self.renderer.get_stop_token_ids())
         generation = await within_room(ask, asked, self.clip_max_tokens)
         if not len(generation.tokens.completion_ids):
             raise EmptyCompletionError("the engine finished without sampling a single id")

@@ -15,7 +15,7 @@ from tokentrue.clients.token_routes import TokenRoutes, sample_by_ids
 from tokentrue.engines.engine import Server
 from tokentrue.generation import ChatRequest, GenerateRequest
 from tokentrue.messages import SupportsModelDump, tools_from
-from tokentrue.rendering.renderer import Renderer
+from tokentrue.rendering.contract import RendererContract
 from tokentrue.sampling import SamplingParams
 from tokentrue.sessions.session import Session
 from tokentrue.sessions.stitch import NotExtended, StitchedPrompt
@@ -78,7 +78,7 @@ class OpenAIChatCompletionsTokenClient:
         )
         renderer = self._renderer
         if renderer is not None:
-            sampling = sampling.with_stop_token_ids(renderer.stop_ids)
+            sampling = sampling.with_stop_token_ids(renderer.get_stop_token_ids())
         placed = await self._placed(session, asked)
         if isinstance(placed, StitchedPrompt):
             reply = await self._by_ids(asked, placed, sampling)
@@ -89,7 +89,7 @@ class OpenAIChatCompletionsTokenClient:
         return commit_reply(session, placed, reply, f"call_{len(asked.messages)}")
 
     @property
-    def _renderer(self) -> Renderer | None:
+    def _renderer(self) -> RendererContract | None:
         return self.bridging.renderer if isinstance(self.bridging, LocalBridging) else None
 
     async def _placed(self, session: Session, asked: Conversation) -> StitchedPrompt | NotExtended:

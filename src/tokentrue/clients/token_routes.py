@@ -11,7 +11,7 @@ from tokentrue.engines.engine import Server
 from tokentrue.errors import RouteMissingError
 from tokentrue.generation import GenerateRequest, Generation
 from tokentrue.messages import Message
-from tokentrue.rendering.renderer import Renderer
+from tokentrue.rendering.contract import RendererContract
 from tokentrue.sampling import SamplingParams
 from tokentrue.transports import dynamo
 from tokentrue.transports.dynamo import DynamoTransport
@@ -114,7 +114,7 @@ class _GenerateRoute:
 
     server: Server
     transport: VllmTransport
-    renderer: Renderer | None
+    renderer: RendererContract | None
 
     async def sample(self, request: GenerateRequest, messages: Sequence[Message]) -> ChatReply:
         bare = replace(request, sampling=_for_generate(request.sampling))
@@ -144,7 +144,7 @@ class VllmTokenRoutes:
     """
 
     server: Server
-    renderer: Renderer | None = None
+    renderer: RendererContract | None = None
     on_unsupported: OnUnsupported = OnUnsupported.RAISE
     _known: list[TokenRoute | None] = field(default_factory=list, init=False, repr=False)
     _asking: tuple[asyncio.AbstractEventLoop, asyncio.Lock] | None = field(default=None, init=False, repr=False)

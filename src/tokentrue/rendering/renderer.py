@@ -20,6 +20,7 @@ from tokentrue.rendering.certificate import (
     synthesised_history,
 )
 from tokentrue.rendering.chat_template import ChatTemplate
+from tokentrue.rendering.contract import Messages, Tools
 from tokentrue.rendering.formats.reasoning import derive_reasoning
 from tokentrue.rendering.formats.tool_calls import derive_tool_format
 from tokentrue.rendering.formats.tool_format import ToolFormat
@@ -37,9 +38,6 @@ from tokentrue.turns import Why
 
 EMBEDDED_FOLDER = Path(__file__).resolve().parent.parent / "engines" / "embedded" / "model"
 """The folder of the model that comes with the package; only its files are known here, not its engine."""
-
-Messages = Sequence[Message | Mapping[str, Any] | SupportsModelDump]
-Tools = Sequence[Mapping[str, Any] | SupportsModelDump]
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +57,11 @@ class Renderer:
     tool_format: ToolFormat | None = field(repr=False)
     folder: str
     _certificates: list[Certificate] = field(default_factory=list, init=False, repr=False, compare=False)
+
+    def with_template_kwargs(self, template_kwargs: Mapping[str, Any]) -> Renderer:
+        """The same folder with further variables for the template; everything is derived anew."""
+        template = replace(self.template, kwargs={**self.template.kwargs, **template_kwargs})
+        return make_renderer(self.tokenizer, template, self.stop_ids, self.folder)
 
     def render_text(
         self, messages: Messages, *, tools: Tools | None = None, add_generation_prompt: bool = True

@@ -12,7 +12,7 @@ import msgspec
 
 from tokentrue.generation import FinishReason, Generation
 from tokentrue.messages import Message, SupportsModelDump
-from tokentrue.rendering.renderer import Renderer
+from tokentrue.rendering.contract import RendererContract
 from tokentrue.sessions.stitch import (
     Anchor,
     NotExtended,
@@ -75,13 +75,13 @@ class Session:
         return found
 
     def stitch(
-        self, renderer: Renderer, messages: Sequence[Message], tools: tuple[dict[str, Any], ...] = ()
+        self, renderer: RendererContract, messages: Sequence[Message], tools: tuple[dict[str, Any], ...] = ()
     ) -> StitchedPrompt:
         """The prompt for `messages`; changes nothing. See `stitch_prompt`."""
         return stitch_prompt(self._tree, renderer, messages, tools)
 
     def extend(
-        self, renderer: Renderer, messages: Sequence[Message], tools: tuple[dict[str, Any], ...] = ()
+        self, renderer: RendererContract, messages: Sequence[Message], tools: tuple[dict[str, Any], ...] = ()
     ) -> StitchedPrompt | NotExtended:
         """The prompt from known ids, or why there is none; renders nothing. See `extend_prompt`."""
         return extend_prompt(self._tree, renderer, messages, tools)

@@ -14,7 +14,7 @@ from tokentrue.errors import TemplateRenderError
 from tokentrue.generation import FinishReason
 from tokentrue.messages import Message
 from tokentrue.rendering.bridge import Bridge
-from tokentrue.rendering.renderer import Renderer
+from tokentrue.rendering.contract import RendererContract
 from tokentrue.sessions.tree import ConversationTree, chain, root_identity
 from tokentrue.tokens import TokenIds
 from tokentrue.turns import How, Stitch, TokenSpan, Turn, Why
@@ -100,7 +100,7 @@ def bridged_prompt(anchor: Anchor, bridge: Bridge) -> StitchedPrompt:
 
 def extend_prompt(
     tree: ConversationTree,
-    renderer: Renderer,
+    renderer: RendererContract,
     messages: Sequence[Message],
     tools: tuple[dict[str, Any], ...] = (),
 ) -> StitchedPrompt | NotExtended:
@@ -130,7 +130,7 @@ def extend_prompt(
 
 def stitch_prompt(
     tree: ConversationTree,
-    renderer: Renderer,
+    renderer: RendererContract,
     messages: Sequence[Message],
     tools: tuple[dict[str, Any], ...] = (),
 ) -> StitchedPrompt:
@@ -153,7 +153,7 @@ def engine_rendered(hashes: tuple[bytes, ...], prompt_ids: TokenIds, why: Why, d
 
 
 def _template_differs(
-    renderer: Renderer, anchor: Anchor, messages: Sequence[Message], tools: tuple[dict[str, Any], ...]
+    renderer: RendererContract, anchor: Anchor, messages: Sequence[Message], tools: tuple[dict[str, Any], ...]
 ) -> str:
     """Whether the engine renders otherwise than `renderer`: where, or "" when it does not.
 
@@ -175,14 +175,14 @@ def _template_differs(
     )
 
 
-def _how_it_ended(renderer: Renderer, turn: Turn) -> FinishReason:
+def _how_it_ended(renderer: RendererContract, turn: Turn) -> FinishReason:
     """`STOP` only where the template's own stop ended the turn, so that it may be restored when it was left out.
 
     A stop string, or a stop id of the caller's, ends a turn as a cut does: the model did not close it.
     """
     ids = turn.tokens.completion_ids
     others = isinstance(turn.stop_reason, str) or (
-        len(ids) > 0 and ids[-1] == turn.stop_reason and ids[-1] not in renderer.stop_ids
+        len(ids) > 0 and ids[-1] == turn.stop_reason and ids[-1] not in renderer.get_stop_token_ids()
     )
     return FinishReason.LENGTH if others else turn.finish_reason
 
