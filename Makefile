@@ -16,6 +16,7 @@ help:
 	@echo "make test         lint, types, and all tests against the built wheel"
 	@echo "make test-dynamo  the same rollouts through a real Dynamo (own venv under .engines)"
 	@echo "make test-vllm    the same rollouts through a real vLLM on CPU (own venv under .engines, 2.5 GB)"
+	@echo "make test-dynamo-vllm  a real vLLM behind a real Dynamo (own venv under .engines, 2.8 GB)"
 	@echo "make docs         build the documentation into build/docs"
 	@echo "make clean        remove everything that make created"
 
@@ -46,7 +47,7 @@ check: $(VENV)/wheel $(VENV)/test-tools
 	@$(PY) -m mypy
 
 test: check
-	@$(PY) -m pytest -q -m "not dynamo and not vllm"
+	@$(PY) -m pytest -q -m "not dynamo and not vllm and not dynamo_vllm"
 
 # The site: the pages of docs/, and the reference of every public name. The tests build it too.
 docs: $(VENV)/wheel $(VENV)/test-tools

@@ -28,12 +28,14 @@ class Kind:
     """One kind of server, as its command line needs it.
 
     Args:
-        name: Of the module under `servers`, of the venv, and of the transport that speaks to it.
+        name: Of the module under `servers`.
+        transport: The one that speaks to it.
         install: Gives the Python of its venv, and makes the venv when it is not there.
         start: Starts it with the parsed arguments and that Python, and waits until it is ready.
     """
 
     name: str
+    transport: str
     install: Callable[[], Path]
     start: Callable[[argparse.Namespace, Path], Started]
 
@@ -77,7 +79,7 @@ def _up(kind: Kind, arguments: argparse.Namespace) -> int:
     note(_note_path(arguments), started.url, [started.model_name], started.processes)
     print(f"up at {started.url}, logs in {arguments.work}; try:")
     print(
-        f"  tokentrue rollout --env calculator --engine {started.url} --transport {kind.name} "
+        f"  tokentrue rollout --env calculator --engine {started.url} --transport {kind.transport} "
         f"--model {started.model_name} --episodes 16 --out {kind.name}-run"
     )
     return 0

@@ -5,7 +5,7 @@
 # threads here as in the worker.
 ONE_THREAD = OPENBLAS_NUM_THREADS=1 OMP_NUM_THREADS=1 MKL_NUM_THREADS=1
 
-.PHONY: test-dynamo test-vllm
+.PHONY: test-dynamo test-vllm test-dynamo-vllm
 
 test-dynamo: $(VENV)/wheel $(VENV)/test-tools
 	@$(PY) -m servers.dynamo install
@@ -14,3 +14,7 @@ test-dynamo: $(VENV)/wheel $(VENV)/test-tools
 test-vllm: $(VENV)/wheel $(VENV)/test-tools
 	@$(PY) -m servers.vllm install
 	@$(ONE_THREAD) $(PY) -m pytest -q -m vllm tests/vllm
+
+test-dynamo-vllm: $(VENV)/wheel $(VENV)/test-tools
+	@$(PY) -m servers.dynamo_vllm install
+	@$(ONE_THREAD) $(PY) -m pytest -q -m dynamo_vllm tests/dynamo_vllm

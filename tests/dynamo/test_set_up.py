@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import signal
 import subprocess
@@ -11,11 +10,10 @@ from pathlib import Path
 
 import pytest
 from servers.processes import REPOSITORY, get_json
+from servers.sockets import LOOPBACK, listening_addresses
 
 pytestmark = pytest.mark.dynamo
 
-LOOPBACK = "0100007F"
-LISTENS = "0A"
 
 START_AND_WAIT = """
 import sys, time
@@ -43,22 +41,6 @@ def _is_there(pid: int) -> bool:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except OSError:
         return False
-
-
-def _listening_addresses(pid: int) -> set[str]:
-    """The local addresses on which a process listens, in the kernel's hexadecimal."""
-    inodes = set()
-    for link in Path(f"/proc/{pid}/fd").iterdir():
-        found = re.fullmatch(r"socket:\[(\d+)\]", os.readlink(link))
-        if found:
-            inodes.add(found.group(1))
-    addresses = set()
-    for table in ("tcp", "tcp6"):
-        for line in Path(f"/proc/{pid}/net/{table}").read_text().splitlines()[1:]:
-            _, local, _, state, *rest = line.split()
-            if state == LISTENS and rest[5] in inodes:
-                addresses.add(local.partition(":")[0])
-    return addresses
 
 
 def test_up_status_and_down(tmp_path) -> None:
@@ -102,5 +84,5 @@ def test_servers_end_when_their_starter_is_killed(dynamo, tmp_path, eventually) 
 
 
 def test_everything_listens_on_loopback_only(dynamo) -> None:
-    per_process = [_listening_addresses(process.pid) for process in dynamo.server.processes()]
+    per_process = [listening_addresses(process.pid) for process in dynamo.server.processes()]
     assert set().union(*per_process) == {LOOPBACK}

@@ -1,0 +1,26 @@
+"""Where a process listens, as the kernel tells it: a server of a test must be reachable from this machine only."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+
+LOOPBACK = "0100007F"
+_LISTENS = "0A"
+
+
+def listening_addresses(pid: int) -> set[str]:
+    """The local addresses on which a process listens, in the kernel's hexadecimal."""
+    inodes = set()
+    for link in Path(f"/proc/{pid}/fd").iterdir():
+        found = re.fullmatch(r"socket:\[(\d+)\]", os.readlink(link))
+        if found:
+            inodes.add(found.group(1))
+    addresses = set()
+    for table in ("tcp", "tcp6"):
+        for line in Path(f"/proc/{pid}/net/{table}").read_text().splitlines()[1:]:
+            _, local, _, state, *rest = line.split()
+            if state == _LISTENS and rest[5] in inodes:
+                addresses.add(local.partition(":")[0])
+    return addresses
