@@ -8,6 +8,7 @@ TokentrueError
 │   ├── UnsupportedParameterError  this transport has no place for a parameter
 │   ├── OverlongPromptError        the prompt leaves no room to generate
 │   ├── ConfigError                a setting, flag, path or import specification is wrong
+│   ├── LogprobsMeaningError       log-probabilities that mean other things than asked, or two things at once
 │   └── SessionBusyError           two turns of one session at once on the same branch
 ├── TemplateError                  the tokenizer folder or its chat template
 │   ├── TokenizerFolderError       a file is missing or unreadable
@@ -87,6 +88,10 @@ class OverlongPromptError(CallerError):
 
 class ConfigError(CallerError, ValueError):
     """A setting, flag, path or import specification is wrong."""
+
+
+class LogprobsMeaningError(CallerError):
+    """Log-probabilities do not mean what is asked of them, or would be mixed with such of another meaning."""
 
 
 class TemplateError(TokentrueError):

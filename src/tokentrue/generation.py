@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from enum import Enum
 from typing import Any
 
-from tokentrue.errors import AlignmentError, EngineError
+from tokentrue.errors import AlignmentError, EngineError, LogprobsMeaningError
 from tokentrue.messages import Message
 from tokentrue.sampling import SamplingParams
 from tokentrue.tokens import Logprobs, TokenIds, TurnTokens
@@ -63,6 +63,28 @@ class ChatRequest:
         return None
 
 
+class LogprobsMode(Enum):
+    """Which distribution the log-probabilities of sampled ids belong to.
+
+    They differ as soon as a request shapes the distribution: by a temperature other than 1, by truncation (top-k,
+    top-p, min-p), by penalties or biases. At temperature 0 nothing is scaled: vLLM and SGLang then give the number
+    at temperature 1 in every mode.
+    """
+
+    RAW = "raw"
+    """Log-softmax of the model's logits at temperature 1, whatever was sampled from: vLLM's default. (A grammar
+    has masked them before.)"""
+    SCALED = "scaled"
+    """After penalties and temperature, before truncation: SGLang's default."""
+    PROCESSED = "processed"
+    """Of what was sampled from, after temperature and truncation: vLLM's `--logprobs-mode processed_logprobs`."""
+    ALIKE = "alike"
+    """The request shapes nothing (see `reads_alike`), so that all of these are one number. Said of a turn, never
+    of an engine."""
+    UNKNOWN = "unknown"
+    """Nobody has measured it."""
+
+
 @dataclass(frozen=True, slots=True)
 class EngineInfo:
     """What an engine says of itself.
@@ -72,14 +94,14 @@ class EngineInfo:
         version: As reported, or "" when the server does not tell.
         models: Names that it serves.
         context_limit: Largest number of tokens a sequence may have, or None when not told.
-        logprobs_mode: "raw" (log-softmax at temperature 1), "processed" (as sampled) or "unknown".
+        logprobs_mode: What its log-probabilities mean; `UNKNOWN` for a server that was not measured.
     """
 
     name: str
     version: str
     models: tuple[str, ...]
     context_limit: int | None
-    logprobs_mode: str = "unknown"
+    logprobs_mode: LogprobsMode = LogprobsMode.UNKNOWN
 
 
 class FinishReason(Enum):
@@ -126,6 +148,7 @@ class Generation:
         text: What the engine itself decoded, when it did; never used for ids.
         prompt_logprobs: The log-probability of each prompt id, None for the first, which follows nothing;
             None altogether unless `prompt_logprobs` was asked for.
+        logprobs_mode: What the log-probabilities of the sampled ids mean.
 
     Raises:
         EngineError: The weight spans do not tile the completion.
@@ -142,6 +165,7 @@ class Generation:
     weight_spans: tuple[WeightSpan, ...] = ()
     text: str | None = None
     prompt_logprobs: PromptLogprobs | None = None
+    logprobs_mode: LogprobsMode = LogprobsMode.UNKNOWN
 
     def __post_init__(self) -> None:
         if self.prompt_logprobs is not None:
@@ -156,6 +180,56 @@ class Generation:
             raise EngineError(
                 f"weight spans end at {position}, the completion at {completion_len}: {self.weight_spans!r}"
             )
+
+
+_SHAPES_NOTHING = frozenset(
+    {
+        *("chat_template_kwargs", "detokenize", "include_stop_str_in_output", "logprobs", "prompt_logprobs"),
+        *("return_token_ids", "skip_special_tokens", "spaces_between_special_tokens", "top_logprobs"),
+    }
+)
+"""Further parameters, by the engines' names, that leave the distribution as it is."""
+
+
+def reads_alike(sampling: SamplingParams) -> bool:
+    """Whether all modes give one number: `raw == scaled == processed` for every id that this samples.
+
+    Only what is said counts: a value that is left out is the engine's default, which a model's generation
+    configuration may set to anything.
+    """
+    said = (sampling.temperature == 1, sampling.top_p == 1, sampling.top_k in (0, -1), sampling.min_p == 0)
+    shapes = (
+        *(sampling.frequency_penalty, sampling.presence_penalty, sampling.logit_bias, sampling.min_tokens),
+        *(value for name, value in sampling.extra.items() if name not in _SHAPES_NOTHING),
+    )
+    return all(said) and sampling.repetition_penalty == 1 and not any(shapes)
+
+
+def with_logprobs_mode(generation: Generation, sampling: SamplingParams, mode: LogprobsMode) -> Generation:
+    """The generation, saying what its log-probabilities mean, unless it says so already.
+
+    Args:
+        mode: What the engine's log-probabilities mean, as far as that is known.
+    """
+    if generation.logprobs_mode is not LogprobsMode.UNKNOWN:
+        return generation
+    return replace(generation, logprobs_mode=LogprobsMode.ALIKE if reads_alike(sampling) else mode)
+
+
+def common_logprobs_mode(modes: Iterable[LogprobsMode]) -> LogprobsMode:
+    """What log-probabilities that are used together mean; `ALIKE` goes with every mode, and is what nothing has.
+
+    Raises:
+        LogprobsMeaningError: They mean different things, or that of some is not known.
+    """
+    found = sorted(set(modes) - {LogprobsMode.ALIKE}, key=lambda mode: mode.value)
+    if len(found) > 1:
+        names = " and ".join(mode.value for mode in found)
+        raise LogprobsMeaningError(
+            f"the log-probabilities mean different things ({names}) and are not comparable: use turns of one "
+            f"engine and one logprobs mode"
+        )
+    return found[0] if found else LogprobsMode.ALIKE
 
 
 def _check_prompt_logprobs(values: PromptLogprobs, prompt_len: int) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import Enum
 
-from tokentrue.generation import FinishReason, PromptLogprobs, Usage, WeightSpan
+from tokentrue.generation import FinishReason, LogprobsMode, PromptLogprobs, Usage, WeightSpan
 from tokentrue.messages import Message
 from tokentrue.tokens import TurnTokens
 
@@ -106,7 +106,10 @@ class TokenSpan:
 
 @dataclass(frozen=True, slots=True)
 class Turn:
-    """One engine call, as a record keeps it."""
+    """One engine call, as a record keeps it.
+
+    `logprobs_mode` says what `tokens.completion_logprobs` mean.
+    """
 
     index: int
     tokens: TurnTokens
@@ -117,6 +120,7 @@ class Turn:
     prompt_spans: tuple[TokenSpan, ...] = ()
     request_id: str = ""
     weight_spans: tuple[WeightSpan, ...] = ()
+    logprobs_mode: LogprobsMode = LogprobsMode.UNKNOWN
 
 
 @dataclass(frozen=True, slots=True)

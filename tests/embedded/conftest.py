@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 
 from tokentrue.engines.embedded.engine import MODEL_FOLDER
-from tokentrue.engines.embedded.sampler import LogprobsMode, Sampler, SamplerOptions
+from tokentrue.engines.embedded.sampler import Sampler, SamplerOptions
 from tokentrue.engines.embedded.scheduler import Scheduler, Sequence
 from tokentrue.engines.embedded.transformer import Transformer
 from tokentrue.engines.embedded.weights import Weights, load_weights
+from tokentrue.generation import LogprobsMode
 
 # The oracle and the evaluation loop belong to the training script, which is no package.
 sys.path.insert(0, str(Path(__file__).parents[2] / "scripts"))

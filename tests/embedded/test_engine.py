@@ -11,7 +11,6 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from tokentrue.engines.embedded.engine import MODEL_NAME, EmbeddedEngine
-from tokentrue.engines.embedded.sampler import LogprobsMode
 from tokentrue.engines.embedded.weights import Weights
 from tokentrue.engines.engine import Engine
 from tokentrue.errors import (
@@ -25,7 +24,7 @@ from tokentrue.errors import (
     UnknownModelError,
     UnsupportedParameterError,
 )
-from tokentrue.generation import FinishReason, GenerateRequest, Generation
+from tokentrue.generation import FinishReason, GenerateRequest, Generation, LogprobsMode
 from tokentrue.sampling import SamplingParams
 from tokentrue.tokens import TokenIds
 
@@ -130,7 +129,7 @@ def test_it_describes_itself() -> None:
         async with EmbeddedEngine(model_name="small") as engine:
             info = await engine.describe("small")
             assert (info.name, info.models, info.context_limit) == ("embedded", ("small",), 2048)
-            assert info.logprobs_mode == "raw"
+            assert info.logprobs_mode is LogprobsMode.RAW
             with pytest.raises(UnknownModelError):
                 await engine.describe("large")
 

@@ -8,13 +8,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tokentrue.engines.embedded.sampler import (
-    LogprobsMode,
     Sampler,
     SamplerOptions,
     log_sum_exp,
     processed_logprobs,
 )
-from tokentrue.errors import EngineFailureError
+from tokentrue.errors import ConfigError, EngineFailureError
+from tokentrue.generation import LogprobsMode
 
 LOGITS = st.lists(st.floats(-20, 20, width=32), min_size=2, max_size=40).map(lambda x: np.array(x, np.float32))
 OPTIONS = st.builds(
@@ -54,6 +54,23 @@ def test_processed_logprobs_are_a_distribution_and_the_draw_is_in_it(
     logs = processed_logprobs(logits.astype(np.float64), options)
     assert math.fsum(np.exp(logs)) == pytest.approx(1.0)
     assert draw.logprob == logs[draw.token_id]
+
+
+@given(LOGITS, OPTIONS, st.integers(0, 1000))
+def test_scaled_logprob_is_log_softmax_at_the_temperature_before_truncation(
+    logits: np.ndarray, options: SamplerOptions, seed: int
+) -> None:
+    draw = Sampler(options, seed, LogprobsMode.SCALED).draw(logits)
+    scaled = logits.astype(np.float64) / (options.temperature or 1.0)
+    scaled -= scaled.max()
+    expected = scaled[draw.token_id] - math.log(math.fsum(np.exp(scaled)))
+    assert draw.logprob == pytest.approx(expected, abs=1e-9)
+
+
+@pytest.mark.parametrize("mode", [LogprobsMode.ALIKE, LogprobsMode.UNKNOWN])
+def test_a_sampler_has_a_mode_that_an_engine_can_have(mode: LogprobsMode) -> None:
+    with pytest.raises(ConfigError, match="raw', 'scaled', 'processed"):
+        Sampler(SamplerOptions(), 0, mode)
 
 
 @given(LOGITS, st.integers(1, 5), st.integers(0, 1000))

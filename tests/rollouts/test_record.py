@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tokentrue.errors import RecordError
-from tokentrue.generation import EngineInfo, FinishReason, Usage, WeightSpan, make_tokens
+from tokentrue.generation import EngineInfo, FinishReason, LogprobsMode, Usage, WeightSpan, make_tokens
 from tokentrue.messages import Message, messages_from
 from tokentrue.rollouts.environment import EpisodeState, MultiTurnEnv, StopReason
 from tokentrue.rollouts.record import RecordForm, RecordWriter, compact_record, open_record
@@ -30,7 +30,7 @@ from tokentrue.turns import How, Junction, Stitch, TokenKind, TokenSpan, Turn, W
 INFO = RunInfo(
     environment="calculator",
     model="m",
-    engine=EngineInfo("embedded", "1.2", ("m", "n"), 2048, "raw"),
+    engine=EngineInfo("embedded", "1.2", ("m", "n"), 2048, LogprobsMode.RAW),
     transport="embedded",
     seed=-(2**80),
     episodes=3,
@@ -141,6 +141,7 @@ def episode_turns(draw, episode):
             ),
             request_id=draw(plain_text),
             weight_spans=spans,
+            logprobs_mode=draw(st.sampled_from(list(LogprobsMode))),
         )
         turns.append(
             TurnRecord(
@@ -217,12 +218,39 @@ def test_a_closed_record_is_three_files_that_anything_can_read(tmp_path):
         play(record)
     assert sorted(p.name for p in record.folder.iterdir()) == ["episodes.parquet", "run.json", "turns.parquet"]
     table = pq.read_table(record.folder / "turns.parquet")
-    assert table.schema.metadata[b"tokentrue_schema_version"] == b"1"
+    assert table.schema.metadata[b"tokentrue_schema_version"] == b"2"
     assert table["episode"].to_pylist() == [e for e in range(4) for _ in range(5)]
     assert table["turn"].to_pylist() == list(range(5)) * 4
     assert table.schema.field("completion_ids").type.value_type == pa.int32()
     assert table.schema.field("completion_logprobs").type.value_type == pa.float64()
     assert pq.read_table(record.folder / "episodes.parquet").num_rows == 4
+
+
+@pytest.mark.parametrize("form", ["closed", "open"])
+def test_a_record_of_schema_version_1_is_read_and_does_not_say_what_its_logprobs_mean(tmp_path, form):
+    """Files as the version before wrote them; an open one can still be closed."""
+    folder = shutil.copytree(Path(__file__).parent / "schema_1" / form, tmp_path / form)
+    for _ in range(2):
+        reader = open_record(folder)
+        turns = list(reader.turns())
+        assert [(turn.episode, turn.turn.index) for turn in turns] == [(0, 0), (0, 1), (1, 0), (1, 1)]
+        assert {turn.turn.logprobs_mode for turn in turns} == {LogprobsMode.UNKNOWN}
+        assert all(len(turn.turn.tokens.completion_ids) for turn in turns)
+        assert reader.info.engine.logprobs_mode is LogprobsMode.RAW
+        assert [episode.reward for episode in reader.episodes()] == [0.5, 0.5]
+        compact_record(folder)
+    assert open_record(folder).form is RecordForm.CLOSED
+
+
+def test_columns_that_are_not_those_of_their_version_are_refused(tmp_path):
+    """An old table that claims to be a new one."""
+    with RecordWriter(tmp_path / "run", INFO) as record:
+        play(record)
+    path = record.folder / "turns.parquet"
+    table = pq.read_table(path)
+    pq.write_table(table.drop_columns("logprobs_mode"), path)
+    with pytest.raises(RecordError, match="other columns than schema version 2 prescribes"):
+        open_record(record.folder)
 
 
 def test_an_open_record_is_a_stream_that_any_arrow_reader_can_follow(opened):
@@ -363,7 +391,7 @@ def _edit_run(**changes):
         (lambda f: (f / "run.json").unlink(), "holds no run.json: it is no record"),
         (lambda f: (f / "run.json").write_text("{"), "run.json is broken"),
         (lambda f: (f / "run.json").write_text("[]"), "it holds no JSON object"),
-        (_edit_run(schema_version=99), "has schema_version 99, and this Tokentrue reads 1"),
+        (_edit_run(schema_version=99), "has schema_version 99, and this Tokentrue reads 1 to 2"),
         (_edit_run(schema_version=None), "has schema_version None"),
         (_edit_run(engine=None), "does not describe a run"),
         (_edit_run(colour="red"), "does not describe a run"),

@@ -7,6 +7,7 @@ from enum import Enum
 from typing import TypeVar
 
 from tokentrue.cli.door import CommandFailed, ExitCode
+from tokentrue.generation import LogprobsMode
 from tokentrue.rollouts.comparison import BLOCK_TOKENS, Comparison, DriftExample
 from tokentrue.rollouts.laws import Law, LawCheck
 from tokentrue.rollouts.proof import Proof
@@ -37,6 +38,8 @@ def summary_lines(summary: Summary, duration_s: float | None = None) -> list[str
     ]
     if summary.junctions:
         lines.append(_row("junctions", _counts(summary.junctions)))
+    if summary.turns:
+        lines += _logprobs(summary)
     if summary.errors:
         lines.append(
             _row("errors", ", ".join(f"{name} {count}" for name, count in sorted(summary.errors.items())))
@@ -162,6 +165,26 @@ def _tokens(summary: Summary) -> str:
     if summary.cached_tokens is None:
         return text
     return f"{text}, of these {summary.cached_tokens} cached by the engine"
+
+
+_MEANINGS = {
+    LogprobsMode.RAW: "of the model at temperature 1, whatever was sampled from",
+    LogprobsMode.SCALED: "after temperature, before truncation",
+    LogprobsMode.PROCESSED: "as sampled, after temperature and truncation",
+    LogprobsMode.ALIKE: "temperature 1 and no truncation, so every meaning is the same number",
+    LogprobsMode.UNKNOWN: "what they mean was not measured",
+}
+
+
+def _logprobs(summary: Summary) -> list[str]:
+    """What the log-probabilities mean; loud where they cannot be used together."""
+    lines = [
+        _row("logprobs" if at == 0 else "", f"{mode.value} {count}   {_MEANINGS[mode]}")
+        for at, (mode, count) in enumerate(sorted_counts(summary.logprobs_modes))
+    ]
+    if summary.has_mixed_logprobs:
+        lines.append(_row("", "MIXED: these mean different things, and no trainer can use them together"))
+    return lines
 
 
 def _counts(counts: Mapping[E, int]) -> str:

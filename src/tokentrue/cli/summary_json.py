@@ -26,6 +26,7 @@ def summary_json(summary: Summary) -> dict[str, Any]:
         "how": _by_value(summary.how),
         "rendered_why": _by_value(summary.rendered_why),
         "junctions": _by_value(summary.junctions),
+        "logprobs_modes": _by_value(summary.logprobs_modes),
         "unexplained": summary.unexplained,
         "laws": {
             str(check.law.value): {"checked": check.checked, "broken": check.broken} for check in summary.laws

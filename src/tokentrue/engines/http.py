@@ -38,6 +38,7 @@ from tokentrue.errors import (
     UnknownModelError,
 )
 from tokentrue.generation import EngineInfo, GenerateRequest, Generation
+from tokentrue.transports.identity import Identity, identity_calls, read_identity
 from tokentrue.transports.transport import HttpCall, HttpReply, ModelCard, Transport
 
 T = TypeVar("T")
@@ -267,7 +268,7 @@ class HttpEngine:
         return read(replace(reply, body=clean))
 
     async def describe(self, model: str | None = None) -> EngineInfo:
-        """What `GET /v1/models` tells; the context limit of a model is remembered once it was told.
+        """What the server tells of its models and its version; a model's context limit is remembered once told.
 
         Raises:
             UnknownModelError: The server does not serve `model`, or serves none.
@@ -278,9 +279,10 @@ class HttpEngine:
         if card is None:
             names = ", ".join(repr(card.id) for card in cards) or "no model"
             raise UnknownModelError(f"{self._root} does not serve {model!r}; it serves {names}", status=200)
+        identity = await self._identity()
         return EngineInfo(
-            name=self._transport.name,
-            version="",
+            name=self._transport.name if identity is None else identity.engine,
+            version="" if identity is None else identity.version,
             models=tuple(card.id for card in cards),
             context_limit=card.context_limit,
         )
@@ -297,6 +299,15 @@ class HttpEngine:
         cards = self._read_secretly(self._transport.read_models, attempt.reply, {})
         self._limits.update({card.id: card.context_limit for card in cards if card.context_limit is not None})
         return cards
+
+    async def _identity(self) -> Identity | None:
+        """Who answers; None when it does not tell."""
+        for call in identity_calls(self._transport.name):
+            attempt = await self._sent(call, {}, self._timeouts, self._max_retries)
+            found = read_identity(call, attempt.reply)
+            if found is not None:
+                return found
+        return None
 
     async def _context_limit(self, model: str) -> int | None:
         """The limit if it is known or can be asked now; None is no answer, and the server decides.

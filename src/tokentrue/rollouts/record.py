@@ -39,8 +39,11 @@ from tokentrue.rollouts.record_rows import (
 )
 from tokentrue.rollouts.trajectory import EpisodeRecord, RunInfo, TurnRecord
 
-SCHEMA_VERSION = 1
-"""Grows with every change of a column's name, type or meaning."""
+SCHEMA_VERSION = 2
+"""Grows with every change of the columns. Older records are read; what they lack is read as None."""
+
+_ADDED = {2: ("logprobs_mode",)}
+"""The columns that came with a schema version; version 1 has all others."""
 
 _TURNS = "turns"
 _EPISODES = "episodes"
@@ -83,6 +86,7 @@ _TURN_SCHEMA = pa.schema(
         ("new_messages", pa.string()),
         ("message", pa.string()),
         ("duration_s", pa.float64()),
+        ("logprobs_mode", pa.string()),
     ],
     metadata={_VERSION_KEY: str(SCHEMA_VERSION)},
 )
@@ -298,9 +302,7 @@ def compact_record(folder: Path) -> None:
         target = folder / f"{name}.parquet"
         partial = target.with_suffix(".parquet.partial")
         try:
-            with pq.ParquetWriter(
-                partial, _schema_of(path), compression="zstd", write_page_checksum=True
-            ) as parquet:
+            with pq.ParquetWriter(partial, stream.schema, compression="zstd", write_page_checksum=True) as parquet:
                 for group in stream.groups_in_order():
                     parquet.write_batch(group)
             sync_file(partial)
@@ -316,6 +318,7 @@ def compact_record(folder: Path) -> None:
 class _StreamRows:
     """The whole rows of a stream as batches of one row, as they were appended, and what is torn behind them."""
 
+    schema: pa.Schema
     rows: list[pa.RecordBatch]
     torn_bytes: int
 
@@ -344,13 +347,21 @@ def _find(folder: Path, name: str) -> tuple[Path, RecordForm]:
     raise RecordError(f"{folder} has no {closed.name} and no {opened.name}: the record is incomplete")
 
 
-def _schema_of(path: Path) -> pa.Schema:
-    return _TURN_SCHEMA if path.stem == _TURNS else _EPISODE_SCHEMA
+def _schema_of(path: Path, version: int) -> pa.Schema:
+    """The columns of a table as that version prescribes them."""
+    schema = _TURN_SCHEMA if path.stem == _TURNS else _EPISODE_SCHEMA
+    for later, names in _ADDED.items():
+        for name in names if later > version else ():
+            at = schema.get_field_index(name)
+            schema = schema if at < 0 else schema.remove(at)
+    return schema
 
 
 def _check_schema(path: Path, found: pa.Schema) -> None:
-    if not found.equals(_schema_of(path)):
-        raise RecordError(f"{path} has other columns than schema version {SCHEMA_VERSION} prescribes")
+    said = (found.metadata or {}).get(_VERSION_KEY, b"")
+    version = int(said) if said.isdigit() else SCHEMA_VERSION
+    if not found.equals(_schema_of(path, version)):
+        raise RecordError(f"{path} has other columns than schema version {version} prescribes")
 
 
 def _parquet(path: Path) -> pq.ParquetFile:
@@ -397,7 +408,7 @@ def _read_stream(path: Path) -> _StreamRows:
         try:
             message = pa.ipc.read_message(source)
         except EOFError:
-            return _StreamRows(rows, _bytes_behind_end(path, data.slice(start).to_pybytes()))
+            return _StreamRows(schema, rows, _bytes_behind_end(path, data.slice(start).to_pybytes()))
         except (OSError, pa.ArrowException) as exc:
             if _ends_early(data, start, exc):
                 break
@@ -411,7 +422,7 @@ def _read_stream(path: Path) -> _StreamRows:
         except (OSError, pa.ArrowException) as exc:
             raise broken(path, exc, f" at byte {start}") from exc
         start = source.tell()
-    return _StreamRows(rows, data.size - start)
+    return _StreamRows(schema, rows, data.size - start)
 
 
 def _bytes_behind_end(path: Path, rest: bytes) -> int:
@@ -440,7 +451,9 @@ def _rows(folder: Path, name: str) -> Iterator[Row]:
     arrays = list(_ARRAY_COLUMNS) if name == _TURNS else []
     for batch in _batches(folder, name):
         plain = batch.drop_columns(arrays) if arrays else batch
+        missing = dict.fromkeys(set(_schema_of(Path(name), SCHEMA_VERSION).names) - set(batch.schema.names))
         for position, row in enumerate(plain.to_pylist()):
+            row.update(missing)
             for column in arrays:
                 row[column] = batch.column(column)[position].values.to_numpy(zero_copy_only=False)
             yield row

@@ -49,10 +49,10 @@ def write_run_info(folder: Path, info: RunInfo, schema_version: int) -> None:
 
 
 def read_run_info(folder: Path, schema_version: int) -> RunInfo:
-    """Read `run.json`.
+    """Read `run.json`, also that of an older record.
 
     Raises:
-        RecordError: It is missing, broken, or of another schema version.
+        RecordError: It is missing, broken, or of a schema version above `schema_version`.
     """
     path = folder / _RUN
     try:
@@ -66,10 +66,10 @@ def read_run_info(folder: Path, schema_version: int) -> RunInfo:
     if not isinstance(content, dict):
         raise RecordError(f"{path} is broken: it holds no JSON object")
     found = content.pop("schema_version", None)
-    if found != schema_version:
+    if isinstance(found, bool) or not isinstance(found, int) or not 1 <= found <= schema_version:
         raise RecordError(
-            f"{path} has schema_version {found!r}, and this Tokentrue reads {schema_version}: read it with the "
-            f"version that wrote it"
+            f"{path} has schema_version {found!r}, and this Tokentrue reads 1 to {schema_version}: read it with "
+            f"the version that wrote it"
         )
     return run_info_from_json(content)
 

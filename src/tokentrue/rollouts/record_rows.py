@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from tokentrue.errors import RecordError, TokentrueError
-from tokentrue.generation import EngineInfo, FinishReason, Usage, WeightSpan
+from tokentrue.generation import EngineInfo, FinishReason, LogprobsMode, Usage, WeightSpan
 from tokentrue.messages import Message, messages_from
 from tokentrue.rollouts.environment import StopReason
 from tokentrue.rollouts.trajectory import EpisodeError, EpisodeRecord, Phase, RunInfo, TurnRecord
@@ -133,6 +133,7 @@ def turn_row(record: TurnRecord, stored: StoredPrompt) -> Row:
         "new_messages": _messages_json(record.new_messages),
         "message": _messages_json((record.message,)),
         "duration_s": record.duration_s,
+        "logprobs_mode": turn.logprobs_mode.value,
     }
 
 
@@ -194,6 +195,8 @@ def _turn(row: Row, prompt_ids: TokenIds) -> Turn:
         ),
         request_id=row["request_id"],
         weight_spans=tuple(WeightSpan(s["version"], s["start"], s["end"]) for s in row["weight_spans"]),
+        # Records of schema version 1 do not say.
+        logprobs_mode=LogprobsMode(row["logprobs_mode"] or LogprobsMode.UNKNOWN),
     )
 
 
@@ -256,6 +259,7 @@ def run_info_json(info: RunInfo) -> Row:
     }
     values = {f.name: getattr(info, f.name) for f in fields(RunInfo)}
     engine = {f.name: getattr(info.engine, f.name) for f in fields(EngineInfo)}
+    engine["logprobs_mode"] = info.engine.logprobs_mode.value
     return values | {
         "engine": engine,
         "sampling": sampling | dict(info.sampling.extra),
@@ -271,7 +275,9 @@ def run_info_from_json(values: Mapping[str, Any]) -> RunInfo:
         RecordError: A field is missing, unknown or of the wrong kind.
     """
     try:
-        engine = EngineInfo(**{**values["engine"], "models": tuple(values["engine"]["models"])})
+        told = values["engine"]
+        mode = LogprobsMode(told["logprobs_mode"])
+        engine = EngineInfo(**{**told, "models": tuple(told["models"]), "logprobs_mode": mode})
         sampling = SamplingParams.from_args(values["sampling"])
         return RunInfo(**{**values, "engine": engine, "sampling": sampling})
     except (KeyError, TypeError, ValueError) as exc:

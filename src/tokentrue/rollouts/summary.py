@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
+from tokentrue.generation import LogprobsMode
 from tokentrue.rollouts.environment import StopReason
 from tokentrue.rollouts.laws import Law, LawCheck, check_laws
 from tokentrue.rollouts.trajectory import EpisodeRecord, TurnRecord
@@ -33,6 +34,7 @@ class Summary:
         how: Turns by how their prompt was made.
         rendered_why: Turns that were not bridged, by reason.
         junctions: Bridged turns by what happened at the junction.
+        logprobs_modes: Turns by what their log-probabilities mean.
         unexplained: Turns whose reason does not explain them (law 5); must be 0.
         laws: What each law looked at and found.
     """
@@ -50,6 +52,7 @@ class Summary:
     how: Mapping[How, int]
     rendered_why: Mapping[Why, int]
     junctions: Mapping[Junction, int]
+    logprobs_modes: Mapping[LogprobsMode, int]
     unexplained: int
     laws: tuple[LawCheck, ...]
 
@@ -62,6 +65,11 @@ class Summary:
     def bridged(self) -> int:
         """Turns whose prompt is a bridge."""
         return self.how.get(How.BRIDGED, 0)
+
+    @property
+    def has_mixed_logprobs(self) -> bool:
+        """Whether log-probabilities of different meanings lie side by side."""
+        return len(set(self.logprobs_modes) - {LogprobsMode.ALIKE}) > 1
 
     @property
     def laws_hold(self) -> bool:
@@ -92,6 +100,7 @@ def summarize(episodes: Iterable[EpisodeRecord], turns: Iterable[TurnRecord]) ->
         how=Counter(stitch.how for stitch in stitches),
         rendered_why=Counter(stitch.why for stitch in stitches if stitch.how is not How.BRIDGED),
         junctions=Counter(stitch.junction for stitch in stitches if stitch.junction is not None),
+        logprobs_modes=Counter(record.turn.logprobs_mode for record in recorded),
         unexplained=sum(check.broken for check in laws if check.law is Law.NO_SILENT_FALLBACK),
         laws=laws,
     )

@@ -120,6 +120,7 @@ class Session:
             prompt_spans=stitched.spans,
             request_id=generation.request_id,
             weight_spans=generation.weight_spans,
+            logprobs_mode=generation.logprobs_mode,
         )
         self._tree.commit(stitched.hashes, turn, message)
         return turn

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from threadpoolctl import ThreadpoolController
 
-from tokentrue.engines.embedded.sampler import LogprobsMode, Sampler, SamplerOptions
+from tokentrue.engines.embedded.sampler import Sampler, SamplerOptions
 from tokentrue.engines.embedded.scheduler import Phase, Scheduler, Sequence
 from tokentrue.engines.embedded.transformer import DECODE_ROWS, Transformer
 from tokentrue.engines.embedded.weights import load_weights
@@ -31,6 +31,7 @@ from tokentrue.generation import (
     FinishReason,
     GenerateRequest,
     Generation,
+    LogprobsMode,
     Usage,
     WeightSpan,
     make_tokens,
@@ -136,7 +137,7 @@ class EmbeddedEngine:
         """
         self._check_model(model)
         limit = self._config.max_position_embeddings
-        return EngineInfo("embedded", self._version, (self._model_name,), limit, self._mode.value)
+        return EngineInfo("embedded", self._version, (self._model_name,), limit, self._mode)
 
     async def close(self) -> None:
         """End the worker thread; requests in work fail with `AbortedError`. Idempotent."""
@@ -266,6 +267,7 @@ class EmbeddedEngine:
             usage=Usage(len(request.prompt_ids), count, sequence.cached_tokens),
             prompt_ids_echoed=True,
             weight_spans=(WeightSpan(self._version, 0, count),),
+            logprobs_mode=self._mode,
         )
 
 

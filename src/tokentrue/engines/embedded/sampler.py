@@ -1,8 +1,7 @@
 """Draw one id from one row of logits, and say exactly how likely it was.
 
 Everything here is float64. The order of the filters is vLLM's: temperature, min-p, top-k, top-p.
-Log-probabilities are "raw" (log-softmax of the model's logits at temperature 1, before any filter: vLLM's
-default) or "processed" (of the distribution that was drawn from).
+Log-probabilities are raw, scaled or processed, as `LogprobsMode` says.
 """
 
 from __future__ import annotations
@@ -10,13 +9,13 @@ from __future__ import annotations
 import math
 from collections.abc import Collection
 from dataclasses import dataclass
-from enum import Enum
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tokentrue.engines.embedded.weights import Array
-from tokentrue.errors import EngineFailureError
+from tokentrue.errors import ConfigError, EngineFailureError
+from tokentrue.generation import LogprobsMode
 
 Wide = NDArray[np.float64]
 
@@ -24,11 +23,7 @@ GREEDY_BELOW = 1e-5
 """Temperatures below it are greedy, as in vLLM (`_SAMPLING_EPS` in `sampling_params.py`)."""
 
 
-class LogprobsMode(Enum):
-    """Which distribution log-probabilities belong to."""
-
-    RAW = "raw"
-    PROCESSED = "processed"
+_MODES = (LogprobsMode.RAW, LogprobsMode.SCALED, LogprobsMode.PROCESSED)
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,9 +49,14 @@ class Sampler:
 
     Args:
         seed: Fixes the stream; None draws one from the operating system.
+
+    Raises:
+        ConfigError: `mode` is none that an engine can have.
     """
 
     def __init__(self, options: SamplerOptions, seed: int | None, mode: LogprobsMode) -> None:
+        if mode not in _MODES:
+            raise ConfigError(f"logprobs_mode {mode} is no engine's: choose one of {[m.value for m in _MODES]}")
         self._options = options
         self._mode = mode
         self._rng = np.random.Generator(np.random.PCG64(seed))
@@ -80,11 +80,17 @@ class Sampler:
             logs = processed_logprobs(allowed, self._options)
             token_id = self._pick(np.exp(logs))
             processed = float(logs[token_id])
-        raw = self._mode is LogprobsMode.RAW
-        logprob = float(wide[token_id]) - log_sum_exp(wide) if raw else processed
+        logprob = self._logprob(wide, token_id, processed)
         if not math.isfinite(logprob):
             raise EngineFailureError(f"the model gave id {token_id} the log-probability {logprob!r}")
         return Draw(token_id, logprob)
+
+    def _logprob(self, logits: Wide, token_id: int, processed: float) -> float:
+        if self._mode is LogprobsMode.PROCESSED:
+            return processed
+        is_scaled = self._mode is LogprobsMode.SCALED and self._options.temperature >= GREEDY_BELOW
+        seen = logits / self._options.temperature if is_scaled else logits
+        return float(seen[token_id]) - log_sum_exp(seen)
 
     def _pick(self, probabilities: Wide) -> int:
         """Inverse transform: one uniform number per id, whatever the filters."""
