@@ -84,10 +84,11 @@ def tokenizer_of(folder: str) -> Tokenizer:
     return Tokenizer.load(unpacked(folder))
 
 
-def templates_at_hand() -> list[Template]:
+@cache
+def templates_at_hand() -> tuple[Template, ...]:
     """The folders' own templates, then the archive's; empty where the data are not at hand."""
     if not SHARED.is_dir():
-        return []
+        return ()
     own = [Template(name, (SHARED / name / "chat_template.jinja").read_text(), name) for name in FOLDERS]
     found = []
     with tarfile.open(SHARED / "templates.tar.xz") as archive:
@@ -97,7 +98,7 @@ def templates_at_hand() -> list[Template]:
                 name = member.name.removeprefix("templates/").removesuffix(".jinja")
                 source = data.read().decode()
                 found.append(Template(name, source, _pair(source)))
-    return own + found
+    return (*own, *found)
 
 
 def _pair(source: str) -> str:
@@ -109,18 +110,22 @@ def _pair(source: str) -> str:
 
 @cache
 def _added_in(folder: str) -> frozenset[str]:
-    value = json.loads(lzma.decompress((SHARED / folder / "tokenizer.json.xz").read_bytes()))
-    return frozenset(token["content"] for token in value["added_tokens"])
+    text = (unpacked(folder) / "tokenizer.json").read_text(encoding="utf-8")
+    # Only this list: the vocabulary behind it is megabytes.
+    added, _ = json.JSONDecoder().raw_decode(text, text.index("[", text.index('"added_tokens"')))
+    return frozenset(token["content"] for token in added)
+
+
+def missing_tokens(template: Template, tokenizer: Tokenizer) -> list[str]:
+    """The special tokens that a template spells and its tokenizer lacks."""
+    spelled = dict.fromkeys(_SPELLED.findall(template.source))
+    return [text for text in spelled if tokenizer.added_token(text) is None and text not in _NEVER_TOKENS]
 
 
 def renderer_for(template: Template) -> Renderer:
     """The renderer of a template, with its missing special tokens put into a copy of the tokenizer."""
     tokenizer = tokenizer_of(template.folder)
-    missing = [
-        text
-        for text in dict.fromkeys(_SPELLED.findall(template.source))
-        if tokenizer.added_token(text) is None and text not in _NEVER_TOKENS
-    ]
+    missing = missing_tokens(template, tokenizer)
     if missing:
         backend = tokenizers.Tokenizer.from_str(tokenizer.backend.to_str())
         backend.add_special_tokens([tokenizers.AddedToken(t, special=True, normalized=False) for t in missing])
