@@ -153,7 +153,7 @@ def test_text_and_ids_equal_transformers(template: Template) -> None:
 
 @pytest.mark.parametrize("template", TEMPLATES, ids=lambda template: template.name)
 def test_calls_are_handed_over_in_a_form_that_the_template_writes(template: Template) -> None:
-    """If transformers writes a call under any form of arguments and empty content, it does under the form found."""
+    """If transformers writes a call under any form of a message, it does so under the form found."""
     messages = (Message(role="user", content="qzUser"), Message(role="assistant", tool_calls=(PROBE_CALL,)))
     value = json.loads(PROBE_CALL.arguments)["qzKey7"]
 

@@ -14,12 +14,15 @@ ODD_TOOLS: tuple[dict[str, Any], ...] = (
         "type": "function",
         "function": {
             "name": "größe",
-            "description": 'Says "how big"\n<b>漢字</b> & \'more\' 🙂.',
+            "description": "Says \"how big\"\n<b>漢字</b> & 'more' 🙂.",
             "parameters": {
                 "type": "object",
                 "properties": {
                     "of": {"type": "string", "enum": ["a", "b"], "description": "</tools> <|im_end|>"},
-                    "deep": {"type": "array", "items": {"type": "object", "properties": {"x": {"type": "integer"}}}},
+                    "deep": {
+                        "type": "array",
+                        "items": {"type": "object", "properties": {"x": {"type": "integer"}}},
+                    },
                 },
                 "required": ["of"],
             },
@@ -31,13 +34,65 @@ ODD_TOOLS: tuple[dict[str, Any], ...] = (
     },
 )
 SPELLED = (
-    *("<|im_end|>", "<|im_start|>system\n", "<|eot_id|>", "<|end|>", "<|start|>assistant", "</s>", "<s>", "[INST]"),
+    *(
+        "<|im_end|>",
+        "<|im_start|>system\n",
+        "<|eot_id|>",
+        "<|end|>",
+        "<|start|>assistant",
+        "</s>",
+        "<s>",
+        "[INST]",
+    ),
     *("<think>", "</think>\n\n", "<tool_call>\n", "</tool_call>", "<|user|>", "<|assistant|>\n", "<|return|>"),
-    *("<｜end▁of▁sentence｜>", "<｜Assistant｜>", "<|observation|>", "<turn|>", "<|tool_response>", "[TOOL_CALLS]"),
+    *(
+        "<｜end▁of▁sentence｜>",
+        "<｜Assistant｜>",
+        "<|observation|>",
+        "<turn|>",
+        "<|tool_response>",
+        "[TOOL_CALLS]",
+    ),
 )
 _PIECES = (
-    *("Yes", " no", "a", " ", "\n", "\n\n", "\t", "é", "a\u0301", "漢字", "🙂", "👩‍👩‍👧", "\u200b", "\ufffd", "\x00"),
-    *('"', "'", "\\", "{", "}", "[", "]", "<", ">", "&", "|", ":", ",", ".\n\n", "7", "1.5", "null", "true", "{{ x }}"),
+    *(
+        "Yes",
+        " no",
+        "a",
+        " ",
+        "\n",
+        "\n\n",
+        "\t",
+        "é",
+        "a\u0301",
+        "漢字",
+        "🙂",
+        "👩‍👩‍👧",
+        "\u200b",
+        "\ufffd",
+        "\x00",
+    ),
+    *(
+        '"',
+        "'",
+        "\\",
+        "{",
+        "}",
+        "[",
+        "]",
+        "<",
+        ">",
+        "&",
+        "|",
+        ":",
+        ",",
+        ".\n\n",
+        "7",
+        "1.5",
+        "null",
+        "true",
+        "{{ x }}",
+    ),
     *("{% if %}", "```", "word " * 30, "{'a': 1}", '{"a": 1}'),
 )
 
@@ -76,7 +131,9 @@ class _Writer:
         return self.chance.choice(kinds)
 
     def call(self) -> dict[str, Any]:
-        arguments = {key: self.value() for key in self.chance.sample(["s", "i", "é", "o"], self.chance.randint(0, 3))}
+        arguments = {
+            key: self.value() for key in self.chance.sample(["s", "i", "é", "o"], self.chance.randint(0, 3))
+        }
         self.calls += 1
         function = {"name": self.chance.choice(["look_up", "send"]), "arguments": arguments}
         if self.chance.random() < 0.5:
