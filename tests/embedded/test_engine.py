@@ -149,7 +149,8 @@ def test_it_describes_itself() -> None:
         (request(repetition_penalty=1.5), UnsupportedParameterError, "'repetition_penalty'"),
         (request(logit_bias={"5": 1.0}), UnsupportedParameterError, "'logit_bias'"),
         (request(surprise=1), UnsupportedParameterError, "'surprise'"),
-        (request(min_tokens=1, stop_token_ids=list(range(1024))), InvalidSamplingError, "every id"),
+        (request(min_tokens=1, stop_token_ids=list(range(696))), InvalidSamplingError, "every id"),
+        (request(stop_token_ids=[3, 696]), InvalidTokenIdError, "stop token id 696"),
     ],
 )
 def test_what_cannot_be_done_is_a_typed_error(

@@ -1,1 +1,22 @@
 """Conformance checks and fakes for users' own tests."""
+
+from tokentrue.testing.engine_conformance import CHECKS, check_engine
+from tokentrue.testing.engine_report import (
+    BrokenPromiseError,
+    CheckRow,
+    EngineReport,
+    Finding,
+    Law,
+    Outcome,
+)
+
+__all__ = [
+    "CHECKS",
+    "BrokenPromiseError",
+    "CheckRow",
+    "EngineReport",
+    "Finding",
+    "Law",
+    "Outcome",
+    "check_engine",
+]

@@ -217,9 +217,9 @@ class EmbeddedEngine:
             min_p=sampling.min_p or 0.0,
         )
         eos = () if sampling.ignore_eos else self._eos_token_ids
-        vocabulary = range(self._config.vocab_size)
-        stop_ids = frozenset(i for i in (*sampling.stop_token_ids, *eos) if i in vocabulary)
-        if sampling.min_tokens and len(stop_ids) == len(vocabulary):
+        ends = (each for each in eos if each < self._config.vocab_size)
+        stop_ids = frozenset((*sampling.stop_token_ids, *ends))
+        if sampling.min_tokens and len(stop_ids) == self._config.vocab_size:
             raise InvalidSamplingError(
                 f"min_tokens={sampling.min_tokens} cannot be sampled when every id is a stop id"
             )
@@ -250,6 +250,11 @@ class EmbeddedEngine:
                 f"prompt id {int(prompt_ids[highest])} at position {highest} is outside 0..{limit - 1}, "
                 f"the ids of this vocabulary"
             )
+        for stop_id in request.sampling.stop_token_ids:
+            if stop_id >= limit:
+                raise InvalidTokenIdError(
+                    f"stop token id {stop_id} is outside 0..{limit - 1}, the vocabulary's ids"
+                )
         if len(prompt_ids) >= self._config.max_position_embeddings:
             raise OverlongPromptError(len(prompt_ids), self._config.max_position_embeddings)
 
