@@ -13,6 +13,7 @@ TokentrueError
 ├── TemplateError                  the tokenizer folder or its chat template
 │   ├── TokenizerFolderError       a file is missing or unreadable
 │   ├── TemplateRenderError        the template raised, or rendered nothing usable
+│   ├── SpelledMarkerError         a message spells a special token that cannot be kept plain text
 │   └── BridgeRefusedError         a bridge was demanded that cannot be proved
 ├── ModelOutputError               the model's output cannot be used as asked
 │   └── EmptyCompletionError       no id was sampled
@@ -32,6 +33,8 @@ TokentrueError
 │   ├── ConnectionLostError        reset or closed in the middle
 │   └── EngineTimeoutError         connect or read timeout
 └── RecordError                    a record cannot be written or read
+
+Warnings, which are no errors: `SpelledMarkerWarning`, a message spells a special token.
 """
 
 from __future__ import annotations
@@ -104,6 +107,14 @@ class TokenizerFolderError(TemplateError):
 
 class TemplateRenderError(TemplateError):
     """The chat template raised, or what it rendered is not usable."""
+
+
+class SpelledMarkerError(TemplateRenderError):
+    """Under `spelled_markers="escape"`: it cannot be told who wrote a special token, or it cannot be kept text."""
+
+
+class SpelledMarkerWarning(UserWarning):
+    """The text of a message spells a special token; says which message and token, and what becomes of it."""
 
 
 class BridgeRefusedError(TemplateError):

@@ -55,6 +55,7 @@ class Why(Enum):
     TOKENIZE_FAILED = "tokenize_failed"
     NO_TOKEN_ROUTE = "no_token_route"
     TEMPLATE_DIFFERS = "template_differs"
+    MARKER_WRITER_UNKNOWN = "marker_writer_unknown"
 
 
 FALLBACKS = frozenset(Why) - {Why.KNOWN_PREFIX, Why.FIRST_TURN, Why.RETRY_SAME_PROMPT}

@@ -14,6 +14,9 @@ from tokentrue.rendering.contract import Messages
 from tokentrue.rendering.tail import BridgeRefused
 from tokentrue.turns import Why
 
+telling = pytest.mark.filterwarnings("ignore::tokentrue.errors.SpelledMarkerWarning")
+"""For tests that spell special tokens on purpose; that it is told of has tests of its own."""
+
 LOOKING_BACK = """{%- set ns = namespace(quiet=false) %}
 {%- for m in messages %}{%- if '/quiet' in m.content %}{%- set ns.quiet = true %}{%- endif %}{%- endfor %}
 {%- for m in messages %}{{- '<|im_start|>' + m.role + '\\n' + m.content + '<|im_end|>\\n' }}{%- endfor %}
@@ -54,6 +57,7 @@ def test_a_system_prompt_never_reaches_another_session(tmp_path: Path) -> None:
             assert secret in text
 
 
+@telling
 def test_what_a_template_reads_in_the_new_text_is_seen_each_time(tmp_path: Path) -> None:
     glm = load_renderer(unpack_real("glm-4.5", tmp_path), template_kwargs={"enable_thinking": False})
     history = [said("user", "Hi"), said("assistant", "Ho")]
@@ -92,6 +96,7 @@ def test_a_long_conversation_costs_short_renderings(real_qwen3: Renderer) -> Non
     assert memory.disproved == 0
 
 
+@telling
 @pytest.mark.parametrize("word", ["qzA000y000000x000zq", "qzN000y000000x000zq", "qzA001y000000x000zq"])
 @pytest.mark.parametrize("place", ["history", "new", "sampled"])
 def test_a_text_may_hold_a_sentinel(qwen_like: Renderer, word: str, place: str) -> None:
@@ -116,6 +121,7 @@ def test_the_same_messages_by_another_tokenizer_are_another_conversation(
     assert session.stitch(qwen_like, prompt).hashes != session.stitch(other, prompt).hashes
 
 
+@telling
 def test_a_users_text_cannot_open_reasoning(tmp_path: Path) -> None:
     glm = load_renderer(unpack_real("glm-4.5", tmp_path))
     prompt = glm.render_ids([said("user", "What does the tag <think> mean?")])

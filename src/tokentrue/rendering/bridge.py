@@ -16,11 +16,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from tokentrue.errors import SpelledMarkerError
 from tokentrue.generation import FinishReason
 from tokentrue.rendering.formats.reasoning import ReasoningFormat
 from tokentrue.rendering.spans import character_spans, token_spans
+from tokentrue.rendering.spelled import Written
 from tokentrue.rendering.tail import BridgeRefused, FollowUp, Seam, Tail, TailFinder
-from tokentrue.rendering.tokenizer import AddedTokenInfo, Tokenizer
+from tokentrue.rendering.tokenizer import AddedTokenInfo, Match, Tokenizer
 from tokentrue.tokens import TokenIds
 from tokentrue.turns import Junction, TokenKind, TokenSpan, Why
 
@@ -79,6 +81,8 @@ class BridgeBuilder:
         refused = _check_follow_up(follow_up) or self._check_completion(completion_ids)
         if refused is not None:
             return refused
+        if self.tails.markers is not None:
+            self.tails.markers.tell(follow_up.new, len(follow_up.history))
         tail = self.tails.tail(follow_up)
         if isinstance(tail, BridgeRefused):
             return tail
@@ -95,6 +99,18 @@ class BridgeBuilder:
                 if tuple(end[start : start + len(ids)]) == ids:
                     return tuple(end[start:])
         return ()
+
+    def encode_tail(self, tail: Tail) -> tuple[list[int], list[tuple[int, int]]]:
+        """The ids of close and tail, and the characters that each stands for.
+
+        Raises:
+            SpelledMarkerError: A special token that a message spells cannot be kept plain text.
+        """
+        close = tail.seam.close.text
+        if self.tails.markers is None:
+            return self.tokenizer.encode_with_offsets(close + tail.text)
+        moved = (Match(each.start + len(close), each.end + len(close), each.id) for each in tail.spelled)
+        return self.tails.markers.encode_with_offsets(Written(close + tail.text, tuple(moved)))
 
     def _check_completion(self, completion_ids: TokenIds) -> BridgeRefused | None:
         middle = completion_ids[:-1]
@@ -116,7 +132,10 @@ class BridgeBuilder:
         finish_reason: FinishReason | None,
     ) -> Bridge | BridgeRefused:
         close = tail.seam.close
-        ids, offsets = self.tokenizer.encode_with_offsets(close.text + tail.text)
+        try:
+            ids, offsets = self.encode_tail(tail)
+        except SpelledMarkerError as error:
+            return BridgeRefused(Why.MARKER_WRITER_UNKNOWN, str(error))
         if not ids or ids[0] != close.id:
             return BridgeRefused(
                 Why.UNSTABLE_JOIN, f"{close.text!r} does not stay one token in front of {tail.text[:40]!r}"

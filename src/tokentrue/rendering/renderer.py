@@ -28,6 +28,7 @@ from tokentrue.rendering.independence import generation_prompts, short_history_i
 from tokentrue.rendering.reader import ParsedResponse, Reader
 from tokentrue.rendering.rendered import UNKNOWN_WRITERS, MaskedConversation, RenderedTokens
 from tokentrue.rendering.spans import character_spans, token_spans
+from tokentrue.rendering.spelled import MarkerPolicy, SpelledMarkers, Written, control_markers
 from tokentrue.rendering.stops import derive_stop_ids
 from tokentrue.rendering.streaming import StreamingReader
 from tokentrue.rendering.tail import BridgeRefused, FollowUp, TailFinder
@@ -55,13 +56,14 @@ class Renderer:
     bridges: BridgeBuilder = field(repr=False)
     reader: Reader = field(repr=False)
     tool_format: ToolFormat | None = field(repr=False)
+    markers: SpelledMarkers = field(repr=False)
     folder: str
     _certificates: list[Certificate] = field(default_factory=list, init=False, repr=False, compare=False)
 
     def with_template_kwargs(self, template_kwargs: Mapping[str, Any]) -> Renderer:
         """The same folder with further variables for the template; everything is derived anew."""
         template = replace(self.template, kwargs={**self.template.kwargs, **template_kwargs})
-        return make_renderer(self.tokenizer, template, self.stop_ids, self.folder)
+        return make_renderer(self.tokenizer, template, self.stop_ids, self.folder, self.markers.policy)
 
     def render_text(
         self, messages: Messages, *, tools: Tools | None = None, add_generation_prompt: bool = True
@@ -82,17 +84,32 @@ class Renderer:
         self, messages: Messages, *, tools: Tools | None = None, add_generation_prompt: bool = True
     ) -> TokenIds:
         """The prompt ids of `messages`, from nothing; raises as `render_text` does."""
-        text = self.render_text(messages, tools=tools, add_generation_prompt=add_generation_prompt)
-        return TokenIds(self.tokenizer.encode(text))
+        written = self.write(messages, tools=tools, add_generation_prompt=add_generation_prompt)
+        return TokenIds(self.markers.encode(written))
+
+    def write(
+        self, messages: Messages, *, tools: Tools | None = None, add_generation_prompt: bool = True
+    ) -> Written:
+        """`render_text`, with what of it must not become a special token; `encode_written` gives its ids.
+
+        Raises:
+            SpelledMarkerError: Under `spelled_markers="escape"`: who wrote a special token cannot be told.
+        """
+        listed, offered = messages_from(messages), tools_from(tools)
+        self.markers.tell(listed, tools=offered)
+        return self.markers.write(listed, offered, add_generation_prompt=add_generation_prompt)
+
+    def encode_written(self, written: Written) -> tuple[list[int], list[tuple[int, int]]]:
+        """The ids of a rendering, and the characters of it that each stands for; raises as `write` does."""
+        return self.markers.encode_with_offsets(written)
 
     def render(
         self, messages: Messages, *, tools: Tools | None = None, add_generation_prompt: bool = True
     ) -> RenderedTokens:
         """`render_ids`, with the writer of every id and the stop set; raises as `render_text` does."""
         listed, offered = messages_from(messages), tools_from(tools)
-        text = self.template.render_text(
-            self.form.to_templates(listed), offered, add_generation_prompt=add_generation_prompt
-        )
+        written = self.write(listed, tools=offered, add_generation_prompt=add_generation_prompt)
+        text = written.text
         masked = MaskedConversation.of(listed)
         try:
             masked_text = self.template.render_text(
@@ -102,7 +119,7 @@ class Renderer:
             bodies = None
         else:
             bodies = masked.locate(masked_text, text)
-        ids, offsets = self.tokenizer.encode_with_offsets(text)
+        ids, offsets = self.encode_written(written)
         spans = UNKNOWN_WRITERS
         if bodies is not None:
             spans = token_spans(offsets, character_spans(text, bodies, self._stop_texts(), -1), 0)
@@ -173,12 +190,12 @@ class Renderer:
         offered = tools_from(tools)
         said = Message.from_any(message)
         prompt = self.render_text(before, tools=offered)
-        ended = self.render_text((*before, said), tools=offered, add_generation_prompt=False)
-        if not ended.startswith(prompt):
+        ended = self.markers.write((*before, said), offered)
+        if not ended.text.startswith(prompt):
             raise TemplateRenderError(
                 "the template's generation prompt is no part of its history, so there is no such completion"
             )
-        ids = self.tokenizer.encode(ended[len(prompt) :])
+        ids = self.markers.encode(ended.behind(len(prompt)))
         last = max((i for i, token_id in enumerate(ids) if token_id in self.stop_ids), default=len(ids) - 1)
         return TokenIds(ids[: last + 1])
 
@@ -207,9 +224,9 @@ class Renderer:
 
     @property
     def identity(self) -> str:
-        """What two renderers must have in common to write the same ids: template, kwargs, tokenizer, clock."""
+        """What makes two renderers write the same ids: template, kwargs, tokenizer, clock, policy for markers."""
         told = self.template.now.isoformat() if self.template.tells_the_time else ""
-        return f"{self.template.content_hash}/{self.tokenizer.content_hash}/{told}"
+        return f"{self.template.content_hash}/{self.tokenizer.content_hash}/{told}/{self.markers.policy.value}"
 
     @property
     def vocab_size(self) -> int:
@@ -235,6 +252,7 @@ def load_renderer(
     template_kwargs: Mapping[str, Any] | None = None,
     stop_token_ids: Sequence[int] = (),
     now: datetime | None = None,
+    spelled_markers: str = "as_template",
 ) -> Renderer:
     """Read a Hugging Face tokenizer folder and derive everything from it.
 
@@ -246,11 +264,16 @@ def load_renderer(
         template_kwargs: Further variables for the template, such as `{"enable_thinking": False}`.
         stop_token_ids: Further stop ids, in addition to the folder's own.
         now: What `strftime_now` tells the template; None is the time of this call, fixed from then on.
+        spelled_markers: What becomes of message text that spells a special token: "as_template" makes it that
+            token, as engines and training pipelines do; "escape" keeps it plain text. Either way there is a
+            `SpelledMarkerWarning`.
 
     Raises:
         TokenizerFolderError: The folder, or a file in it, is missing or unreadable.
         TemplateRenderError: The chat template is not valid Jinja.
+        ConfigError: `spelled_markers` is none of its values.
     """
+    policy = MarkerPolicy.named(spelled_markers)
     folder = EMBEDDED_FOLDER if str(path_or_name) == "embedded" else Path(path_or_name)
     tokenizer = Tokenizer.load(folder)
     default, tool_use = read_chat_templates(folder, tokenizer.config)
@@ -270,34 +293,42 @@ def load_renderer(
             f"{folder} names no stop token: neither generation_config.json (eos_token_id) nor "
             f"tokenizer_config.json (eos_token); pass stop_token_ids"
         )
-    return make_renderer(tokenizer, template, stop_ids, str(folder))
+    return make_renderer(tokenizer, template, stop_ids, str(folder), policy)
 
 
 def make_renderer(
-    tokenizer: Tokenizer, template: ChatTemplate, stop_ids: tuple[int, ...], folder: str
+    tokenizer: Tokenizer,
+    template: ChatTemplate,
+    stop_ids: tuple[int, ...],
+    folder: str,
+    policy: MarkerPolicy = MarkerPolicy.AS_TEMPLATE,
 ) -> Renderer:
     """Derive a renderer from its parts."""
     form = probe_message_form(template)
     reasoning = derive_reasoning(template, form, tokenizer)
     tails = TailFinder(template, form, tokenizer, stop_ids)
     tails = replace(tails, short_is_enough=short_history_is_enough(tails))
+    stop_texts = [info.text for i in stop_ids if (info := tokenizer.added_token_of_id(i)) is not None]
+    tool_format = derive_tool_format(template, form, tokenizer, stop_texts)
+    reader = Reader(tokenizer, frozenset(stop_ids), reasoning, tool_format)
+    control = control_markers(template, form, tokenizer, reader)
+    markers = SpelledMarkers(policy, control, template, form)
     builder = BridgeBuilder(
-        tails=tails,
+        tails=replace(tails, markers=markers),
         tokenizer=tokenizer,
         stop_ids=stop_ids,
         reasoning=reasoning,
         opener_ids=find_opener_ids(tails),
         generation_prompts=tuple(tuple(tokenizer.encode(text)) for text in generation_prompts(tails)),
     )
-    stop_texts = [info.text for i in stop_ids if (info := tokenizer.added_token_of_id(i)) is not None]
-    tool_format = derive_tool_format(template, form, tokenizer, stop_texts)
     return Renderer(
         tokenizer=tokenizer,
         template=template,
         form=form,
         stop_ids=stop_ids,
         bridges=builder,
-        reader=Reader(tokenizer, frozenset(stop_ids), reasoning, tool_format),
+        reader=reader,
         tool_format=tool_format,
+        markers=markers,
         folder=folder,
     )

@@ -22,8 +22,9 @@ from tokentrue.messages import Message, tools_digest
 from tokentrue.rendering.chat_template import ChatTemplate
 from tokentrue.rendering.glue import Stretch, locate_bodies, split_at_sentinels
 from tokentrue.rendering.sentinels import Masked, mask_assistant, mask_new
+from tokentrue.rendering.spelled import SpelledMarkers
 from tokentrue.rendering.template_messages import MessageForm
-from tokentrue.rendering.tokenizer import AddedTokenInfo, Tokenizer
+from tokentrue.rendering.tokenizer import AddedTokenInfo, Match, Tokenizer
 from tokentrue.turns import Why
 
 RECHECK_EVERY = 64
@@ -53,12 +54,14 @@ class Tail:
     """The text behind the close.
 
     `bodies` are the stretches of it that are message text; None when the template changes the text in
-    a way that was not recognised, so that nobody can say which character is whose.
+    a way that was not recognised, so that nobody can say which character is whose. `spelled` are the special
+    tokens in it that message text spells and that are to stay text.
     """
 
     seam: Seam
     text: str
     bodies: tuple[Stretch, ...] | None
+    spelled: tuple[Match, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,13 +110,17 @@ class TailMemory:
 
 @dataclass(frozen=True, slots=True)
 class TailFinder:
-    """Finds tails for one template; `short_is_enough` is what `independence` found."""
+    """Finds tails for one template; `short_is_enough` is what `independence` found.
+
+    Without `markers`, text that spells a special token is not told from the token.
+    """
 
     template: ChatTemplate
     form: MessageForm
     tokenizer: Tokenizer
     stop_ids: tuple[int, ...]
     short_is_enough: bool = False
+    markers: SpelledMarkers | None = None
     memory: TailMemory = field(default_factory=TailMemory)
 
     def tail(self, follow_up: FollowUp) -> Tail | BridgeRefused:
@@ -145,7 +152,7 @@ class TailFinder:
         if isinstance(tail, BridgeRefused) or tail.bodies is None:
             return tail
         moved = tuple(Stretch(body.start, body.end, body.owner + shift) for body in tail.bodies)
-        return Tail(tail.seam, tail.text, moved)
+        return Tail(tail.seam, tail.text, moved, tail.spelled)
 
     def derive(self, follow_up: FollowUp) -> Tail | BridgeRefused:
         """The tail by rendering exactly this follow-up; nothing is remembered."""
@@ -189,8 +196,24 @@ class TailFinder:
             return BridgeRefused(
                 Why.REORDERED, "the text of the new messages changes what the template writes before it"
             )
+        try:
+            spelled = self._spelled((*before, *follow_up.new), follow_up.tools, real_text, real_tail)
+        except TemplateRenderError as error:
+            return BridgeRefused(Why.MARKER_WRITER_UNKNOWN, str(error))
         seam = Seam(close, self._is_opener(before, follow_up.tools, assistant, close))
-        return Tail(seam, real_tail, locate_bodies(parts, real_tail, new.bodies))
+        return Tail(seam, real_tail, locate_bodies(parts, real_tail, new.bodies), spelled)
+
+    def _spelled(
+        self, messages: Sequence[Message], tools: tuple[dict[str, Any], ...], text: str, tail: str
+    ) -> tuple[Match, ...]:
+        """The markers in `tail`, the end of `text`, that message text wrote and that are to stay text."""
+        marks = self.markers.mark(messages, tools, text) if self.markers is not None else None
+        if marks is None:
+            return ()
+        marked = self.template.render_text(marks.messages, marks.tools, add_generation_prompt=True)
+        start = len(text) - len(tail)
+        found = [match for match in marks.read(marked, text) if match.start >= start]
+        return tuple(Match(match.start - start, match.end - start, match.id) for match in found)
 
     def _render(self, messages: Sequence[Message], tools: tuple[dict[str, Any], ...]) -> str:
         return self.template.render_text(self.form.to_templates(messages), tools, add_generation_prompt=True)

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import tokenizers
+import tokenizers.models
 
 from tokentrue.errors import InvalidTokenIdError, TemplateRenderError, TokenizerFolderError
 
@@ -156,6 +157,49 @@ class Tokenizer:
         text: str = self.backend.decode(list(ids), skip_special_tokens=False)
         return text
 
+    def matcher(self) -> AddedTokenMatcher:
+        """What finds added tokens in a text exactly as `encode` does, at a tenth of its cost and less."""
+        # Of one symbol only: whatever is between two added tokens is one unknown word to it.
+        backend = self._with_added(tokenizers.models.WordLevel({"\0": 0}, unk_token="\0"), {})
+        return AddedTokenMatcher(backend, self, _ids_of(backend, self._added, {}))
+
+    def renamed(self, names: Mapping[int, str]) -> RenamedTokenizer:
+        """The same tokenizer, with other spellings for some added tokens; the model's tables are shared.
+
+        Args:
+            names: Token id to a character that is no piece of the vocabulary.
+        """
+        backend = self._with_added(self.backend.model, names)
+        if self.backend.pre_tokenizer is not None:
+            backend.pre_tokenizer = self.backend.pre_tokenizer
+        return RenamedTokenizer(backend, _ids_of(backend, self._added, names))
+
+    def _with_added(self, model: tokenizers.models.Model, names: Mapping[int, str]) -> tokenizers.Tokenizer:
+        backend = tokenizers.Tokenizer(model)
+        if self.backend.normalizer is not None:
+            backend.normalizer = self.backend.normalizer
+        listed = sorted(self.backend.get_added_tokens_decoder().items())
+        backend.add_tokens(
+            [
+                tokenizers.AddedToken(
+                    names.get(token_id, token.content),
+                    single_word=token.single_word,
+                    lstrip=token.lstrip,
+                    rstrip=token.rstrip,
+                    normalized=token.normalized,
+                    special=token.special,
+                )
+                for token_id, token in listed
+            ]
+        )
+        return backend
+
+    @property
+    def normalizes_added_tokens(self) -> bool:
+        """Whether an added token may be matched in text that does not spell it before it is normalised."""
+        listed = self.backend.get_added_tokens_decoder().values()
+        return self.backend.normalizer is not None and any(token.normalized for token in listed)
+
     def id_text(self, token_id: int) -> str:
         """How one token is spelled, for a person.
 
@@ -168,6 +212,61 @@ class Tokenizer:
         if self.backend.id_to_token(token_id) is None:
             raise InvalidTokenIdError(f"token id {token_id} is outside the vocabulary of {self.vocab_size}")
         return self.decode([token_id])
+
+
+def _ids_of(
+    backend: tokenizers.Tokenizer, added: Mapping[str, AddedTokenInfo], names: Mapping[int, str]
+) -> dict[int, int]:
+    """The ids that `backend` gives to added tokens, and which those are here."""
+    found: dict[int, int] = {}
+    for info in added.values():
+        there = backend.token_to_id(names.get(info.id, info.text))
+        if there is not None:
+            found[there] = info.id
+    return found
+
+
+@dataclass(frozen=True, slots=True)
+class Match:
+    """An added token in a text: characters `start` to `end` (excluded) spell it."""
+
+    start: int
+    end: int
+    id: int
+
+
+@dataclass(frozen=True, slots=True)
+class AddedTokenMatcher:
+    """Finds added tokens by the library's own rules: the leftmost, of those the longest."""
+
+    backend: tokenizers.Tokenizer = field(repr=False)
+    tokenizer: Tokenizer = field(repr=False)
+    _ids: Mapping[int, int] = field(repr=False)
+
+    def find(self, text: str) -> tuple[Match, ...]:
+        """The added tokens in `text`, in order; white space that they swallow is left out."""
+        encoding = self.backend.encode_batch([_valid(text)], add_special_tokens=False)[0]
+        found: list[Match] = []
+        for own_id, (start, end) in zip(encoding.ids, encoding.offsets, strict=True):
+            token_id = self._ids.get(own_id)
+            info = self.tokenizer.added_token_of_id(token_id) if token_id is not None else None
+            if info is not None:
+                at = text.find(info.text, start, end)
+                found.append(Match(at, at + len(info.text), info.id) if at >= 0 else Match(start, end, info.id))
+        return tuple(found)
+
+
+@dataclass(frozen=True, slots=True)
+class RenamedTokenizer:
+    """A tokenizer with other spellings for some added tokens, and the same ids; see `Tokenizer.renamed`."""
+
+    backend: tokenizers.Tokenizer = field(repr=False)
+    _ids: Mapping[int, int] = field(repr=False)
+
+    def encode_with_offsets(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
+        """As `Tokenizer.encode_with_offsets`, of a text in which the tokens are spelled by their new names."""
+        encoding = self.backend.encode_batch([_valid(text)], add_special_tokens=False)[0]
+        return [self._ids.get(token_id, token_id) for token_id in encoding.ids], encoding.offsets
 
 
 def read_stop_ids(folder: Path, tokenizer: Tokenizer) -> tuple[tuple[int, ...], bool]:

@@ -218,11 +218,11 @@ def _render(
     messages: tuple[Message, ...], tools: Sequence[Mapping[str, Any]], renderer: Renderer
 ) -> RenderedText | None:
     try:
-        text = renderer.render_text(messages, tools=tools)
+        written = renderer.write(messages, tools=tools)
+        ids, offsets = renderer.encode_written(written)
     except TemplateRenderError:
         return None
-    ids, offsets = renderer.tokenizer.encode_with_offsets(text)
-    return RenderedText(text, ids, offsets)
+    return RenderedText(written.text, ids, offsets)
 
 
 def _compare(

@@ -146,7 +146,7 @@ def _faithful(asked: _Asked, renderer: Renderer) -> str | None:
         return f"cannot be rendered in full: {error}"
     if not full_text.endswith(written):
         return "has a bridge of which the full rendering does not have the text"
-    expected = renderer.tokenizer.encode(written)[1:]
+    expected = renderer.bridges.encode_tail(tail)[0][1:]
     added = prompt_ids[stitch.known_len :]
     inserted = len(added) - len(expected)
     if inserted < 0 or added[inserted:] != expected:
