@@ -48,6 +48,7 @@ class VllmServer:
         model_folder: A Hugging Face folder with weights, tokenizer and configuration.
         work_folder: Where the log goes.
         tethered: End the server when this process ends.
+        flags: Further command line.
     """
 
     python: Path
@@ -55,6 +56,7 @@ class VllmServer:
     work_folder: Path
     tethered: bool = True
     port: int | None = None
+    flags: tuple[str, ...] = ()
     url: str = ""
     processes: list[ServerProcess] = field(default_factory=list)
 
@@ -69,7 +71,7 @@ class VllmServer:
         self.url = f"http://127.0.0.1:{port}"
         command = [str(self.python.with_name("vllm")), "serve", str(self.model_folder)]
         command += ["--host", "127.0.0.1", "--port", str(port), "--served-model-name", MODEL_NAME]
-        command += ["--max-model-len", str(CONTEXT_LIMIT), "--block-size", str(BLOCK_TOKENS), *_FLAGS]
+        command += ["--max-model-len", str(CONTEXT_LIMIT), "--block-size", str(BLOCK_TOKENS), *_FLAGS, *self.flags]
         self.processes.append(
             ServerProcess(command, CPU_SETTINGS, self.work_folder / "vllm.log", tethered=self.tethered)
         )
