@@ -33,11 +33,15 @@ in silence: a parameter that a route cannot take raises `UnsupportedParameterErr
 left out with one warning where `on_unsupported = "warn"`.
 
 `priority`: higher is sooner, everywhere. vLLM serves lower numbers first, so it is negated on the way there.
+`max_tokens` left out means "as far as there is room"; SGLang's `/generate` would stop after 128 tokens, so the
+room is asked for there, and where the engine does not tell its limit that is an `InvalidSamplingError`. `seed`
+repeats a run on SGLang only where it runs with `--enable-deterministic-inference`.
 `stop_token_ids` are added to the renderer's, and a caller's `nvext` is merged with what the client asks for.
 A parameter that has no row is refused.
 
 - **vllm**: `/inference/v1/generate` · **vllm chat**: `/v1/chat/completions` and `/v1/chat/completions/tokens`
 - **dynamo**: `/v1/chat/completions` with `nvext.token_data` · **dynamo chat**: the same route with messages
+- **sglang**: `/generate` · **sglang chat**: `/v1/chat/completions`
 
 """
 
@@ -69,12 +73,16 @@ the configuration around it.
 """
 
 
+CONVERTED = {"_same": "", "_negated": ", negated", "_top_k": ", 0 as -1", "_from_the_start": ""}
+"""What a converter does, in the words of a cell."""
+
+
 def told(fate: Fate | None) -> str:
     """One cell: what becomes of a parameter."""
     if fate is None:
         return "refused: unknown there"
     if isinstance(fate, Sent):
-        how = {"_negated": ", negated", "_same": ""}.get(fate.convert.__name__, "; every id has its own anyway")
+        how = CONVERTED.get(fate.convert.__name__, "; every id has its own anyway")
         return f"`{'.'.join(fate.path)}`{how}"
     if isinstance(fate, Fixed):
         return f"always `{fate.value!r}`: {fate.advice}"

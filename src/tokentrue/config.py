@@ -24,7 +24,7 @@ from urllib.parse import urlsplit
 from tokentrue.errors import ConfigError
 
 CLIENT_TYPES = ("openai_chat_completions", "openai_chat_completions_token", "renderer")
-TRANSPORTS = ("vllm", "dynamo")
+TRANSPORTS = ("vllm", "dynamo", "sglang")
 BRIDGE_TOKENIZERS = ("auto", "local", "engine")
 ON_UNSUPPORTED = ("raise", "warn")
 
@@ -68,8 +68,6 @@ def _transport(value: Any) -> str:
     if value is None:
         return "vllm"
     names = ", ".join(repr(each) for each in TRANSPORTS)
-    if value == "sglang":
-        raise _WrongError(f"one of {names}; 'sglang' is a name of the design that this version does not serve yet")
     if not isinstance(value, str) or value not in TRANSPORTS:
         raise _WrongError(f"one of {names}, or None for 'vllm'")
     return value
@@ -278,7 +276,7 @@ class ClientConfig:
         renderer: A tokenizer folder, "embedded" for the shipped model's, "none", or "auto": the folder
             `renderer_model_name`, else none.
         renderer_model_name: Tokenizer folder for "auto", where the served name is an alias or an adapter.
-        renderer_transport: "vllm" (also None) or "dynamo": whose wire is spoken.
+        renderer_transport: "vllm" (also None), "dynamo" or "sglang": whose wire is spoken.
         template_kwargs: Variables for the chat template, such as `enable_thinking`.
         tool_parser: None and "auto" derive it from the template; another name must be the derived one.
         reasoning_parser: None and "auto" derive it from the template; another value must be its opening marker.
@@ -286,7 +284,7 @@ class ClientConfig:
             `/tokenize`), or "auto": local where there is a renderer.
         on_unsupported: What a parameter that the engine cannot take does: "raise", or "warn" and leave it out.
         clip_max_tokens: Lower `max_tokens` to the room that is left, where the engine refuses it as too large.
-        data_parallel_rank: Sent as `X-data-parallel-rank`.
+        data_parallel_rank: Sent as `X-data-parallel-rank`; on SGLang's `/generate`, in the body.
         timeout: Seconds for one whole request.
         connect_timeout: Seconds for one TCP and TLS handshake.
         max_connections: Open at once; further requests wait.

@@ -24,6 +24,8 @@ class GenerateRequest:
         vocab_size: Ids at or above it are refused before anything is sent; None when unknown.
         tools: Tool definitions; only transports whose server parses tool calls send them.
         headers: Further request headers, such as `X-Session-ID`.
+        context_limit: The engine's limit, where it is known: what is left of it is asked for where `max_tokens` is
+            left out and the engine would choose a small number instead.
     """
 
     model: str
@@ -32,6 +34,7 @@ class GenerateRequest:
     vocab_size: int | None = None
     tools: tuple[dict[str, Any], ...] = ()
     headers: Mapping[str, str] = field(default_factory=dict)
+    context_limit: int | None = None
 
     @property
     def prompt_len(self) -> int | None:

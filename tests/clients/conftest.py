@@ -7,6 +7,7 @@ import json
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import pytest
 from aiohttp import web
@@ -20,6 +21,7 @@ from tokentrue.engines.embedded.engine import MODEL_FOLDER
 CHAT, TOKENS = "/v1/chat/completions", "/v1/chat/completions/tokens"
 GENERATE, DERENDER, TOKENIZE = "/inference/v1/generate", "/v1/chat/completions/derender", "/tokenize"
 LIMIT = 1000
+CAPTURES = Path(__file__).resolve().parents[3] / "shared" / "captures"
 
 
 @dataclass
@@ -115,6 +117,89 @@ class SmallVllm:
         return {"content": None, **said}
 
 
+SAMPLING_KEYS = {
+    *("max_new_tokens", "stop", "stop_token_ids", "temperature", "top_p", "top_k", "min_p", "sampling_seed"),
+    *("skip_special_tokens", "ignore_eos", "regex"),
+}
+
+
+@dataclass
+class SmallSglang(SmallVllm):
+    """The same on SGLang's wire, as 0.5.23 was recorded: a foreign id kills it, and 128 tokens are its default."""
+
+    routes: set[str] = field(default_factory=lambda: {CHAT, TOKENIZE, "/generate"})
+
+    async def models(self, _: web.Request) -> web.Response:
+        self.models_calls += 1
+        return web.json_response({"data": [{"id": "m", "owned_by": "sglang", "max_model_len": LIMIT}]})
+
+    def _served(self, path: str, body: dict) -> web.Response:
+        if path == TOKENIZE:
+            return super()._served(path, body)
+        is_generate = path == "/generate"
+        prompt = body["input_ids"] if is_generate else self._render(body)
+        if not all(0 <= token_id < self.renderer.vocab_size for token_id in prompt):
+            raise SystemExit("index out of range in self")
+        asked = body["sampling_params"] if is_generate else body
+        unknown = set(asked) - SAMPLING_KEYS
+        if is_generate and unknown:
+            return web.json_response(
+                {"error": f"unknown field `{min(unknown)}`, expected one of `stop`"}, status=400
+            )
+        wanted = asked.get("max_new_tokens", 128) if is_generate else asked.get("max_completion_tokens")
+        words = self._too_long(len(prompt), wanted)
+        if words:
+            return web.json_response({"error": {"message": words}}, status=400)
+        return web.json_response(self._answer(path, body, prompt, wanted))
+
+    def _too_long(self, prompt_len: int, wanted: int | None) -> str:
+        if prompt_len >= LIMIT:
+            return f"The input ({prompt_len} tokens) is longer than the model's context length ({LIMIT} tokens)."
+        if prompt_len + (wanted or 0) > LIMIT:
+            return (
+                f"Requested token count exceeds the model's maximum context length of {LIMIT} tokens. You "
+                f"requested a total of {prompt_len + (wanted or 0)} tokens: {prompt_len} tokens from the input "
+                f"messages and {wanted} tokens for the completion."
+            )
+        return ""
+
+    def _answer(self, path: str, body: dict, prompt: list[int], wanted: int | None) -> dict:
+        text = self.says.pop(0) if len(self.says) > 1 else self.says[0]
+        whole = [*self.renderer.tokenizer.encode(text), self.renderer.stop_ids[0]]
+        ids = whole[:wanted]
+        is_whole = len(ids) == len(whole)
+        end = {"type": "stop", "matched": ids[-1]} if is_whole else {"type": "length", "length": wanted}
+        stop = (body.get("sampling_params") or body).get("stop") or []
+        if stop and stop[0] in text:
+            # A stop string leaves the ids up to the one that completed it.
+            decode = self.renderer.tokenizer.decode
+            spelled = next(length for length in range(len(ids)) if stop[0] in decode(ids[:length]))
+            ids, end = ids[:spelled], {"type": "stop", "matched": stop[0]}
+        meta = {
+            "id": "sg",
+            "finish_reason": end,
+            "prompt_tokens": len(prompt),
+            "completion_tokens": len(ids),
+            "cached_tokens": 0,
+            "dp_rank": None,
+            "weight_versions": [{"version": "default", "start": 0, "end": len(ids)}],
+            "input_token_logprobs": [],
+            "output_token_logprobs": [[-0.5, token_id, None] for token_id in ids],
+        }
+        if path == "/generate":
+            return {"text": text, "output_ids": ids, "meta_info": meta}
+        choice = {
+            "index": 0,
+            "message": self._message(ids, prompt),
+            "finish_reason": end["type"],
+            "matched_stop": end.get("matched"),
+            "logprobs": {"content": [{"token": "?", "logprob": -0.5, "bytes": []} for _ in ids]},
+        }
+        told = {"prompt_token_ids": prompt, "response_token_ids": ids, "meta_info": meta} if self.tells_ids else {}
+        usage = {"prompt_tokens": len(prompt), "completion_tokens": len(ids)}
+        return {"id": "sg", "model": "m", "usage": usage, "choices": [{**choice, **told}]}
+
+
 @asynccontextmanager
 async def serving(server: SmallVllm) -> AsyncIterator[SmallVllm]:
     app = web.Application()
@@ -147,9 +232,10 @@ class World:
     ) -> object:
         """What `about` gives, with a token client that bridges here unless the settings say otherwise."""
         bridging_here = settings.pop("bridging_here", True)
+        kind = SmallSglang if settings.get("renderer_transport") == "sglang" else SmallVllm
 
         async def once() -> object:
-            async with serving(SmallVllm(self.renderer, **(server or {}))) as small:
+            async with serving(kind(self.renderer, **(server or {}))) as small:
                 chosen = {"client_type": "openai_chat_completions_token", "max_retries": 0, **settings}
                 config = ClientConfig(api_base_url=small.url, **chosen)
                 async with await make_client(config, self.renderer if bridging_here else None) as client:
@@ -162,3 +248,11 @@ class World:
 def world(renderer) -> World:
     """A server to start and a client to talk with it."""
     return World(renderer)
+
+
+@pytest.fixture(scope="session")
+def captures_folder() -> Path:
+    """The folder of recordings; it is shared beside the repository and is no part of it."""
+    if not CAPTURES.is_dir():
+        pytest.skip(f"no recorded replies at {CAPTURES}")
+    return CAPTURES

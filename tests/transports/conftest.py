@@ -14,11 +14,12 @@ from tokentrue.generation import GenerateRequest
 from tokentrue.sampling import SamplingParams
 from tokentrue.tokens import TokenIds
 from tokentrue.transports.dynamo import DynamoTransport
+from tokentrue.transports.sglang import SglangTransport
 from tokentrue.transports.transport import HttpReply
 from tokentrue.transports.vllm import VllmTransport
 
 CAPTURES = Path(__file__).resolve().parents[3] / "shared" / "captures"
-FOLDERS = ("vllm", "dynamo", "dynamo_vllm")
+FOLDERS = ("vllm", "dynamo", "dynamo_vllm", "sglang")
 
 
 @dataclass(frozen=True)
@@ -28,7 +29,7 @@ class Capture:
     sent: dict[str, Any]
     reply: HttpReply
     answer: Any
-    transport: VllmTransport | DynamoTransport
+    transport: VllmTransport | DynamoTransport | SglangTransport
 
     @property
     def is_stream(self) -> bool:
@@ -36,16 +37,21 @@ class Capture:
 
     def request(self) -> GenerateRequest:
         """What was asked, as far as the reader of the reply needs it."""
-        is_generate = isinstance(self.transport, VllmTransport)
-        asked = (self.sent.get("sampling_params") or {}) if is_generate else self.sent
-        ids = self.sent.get("token_ids") if is_generate else self.sent["nvext"]["token_data"]
-        known = [int(i) for i in (ids if isinstance(ids, list) else []) if str(i).isdecimal() and int(i) < 2**31]
+        is_dynamo = isinstance(self.transport, DynamoTransport)
+        asked = self.sent if is_dynamo else (self.sent.get("sampling_params") or {})
+        name = "input_ids" if isinstance(self.transport, SglangTransport) else "token_ids"
+        ids = self.sent["nvext"]["token_data"] if is_dynamo else self.sent.get(name)
+        flat = ids[0] if isinstance(ids, list) and ids and isinstance(ids[0], list) else ids
+        known = [int(i) for i in (flat if isinstance(flat, list) else []) if str(i).isdecimal() and int(i) < 2**31]
         stop = asked.get("stop") or []
-        max_tokens = asked.get("max_completion_tokens") or asked.get("max_tokens") or 0
+        max_tokens = (
+            asked.get("max_completion_tokens") or asked.get("max_tokens") or asked.get("max_new_tokens") or 0
+        )
         sampling = SamplingParams(
             max_tokens=max_tokens if max_tokens > 0 else None,
             stop=tuple(s for s in ([stop] if isinstance(stop, str) else stop) if isinstance(s, str)),
             stop_token_ids=tuple(i for i in asked.get("stop_token_ids", ()) if i >= 0),
+            extra={key: self.sent[key] for key in ("rid",) if key in self.sent},
         )
         return GenerateRequest("tiny", TokenIds(known), sampling)
 
@@ -64,6 +70,10 @@ def _body(response: dict[str, Any]) -> tuple[Any, bytes]:
 
 def _reply_only(recorded: dict[str, Any]) -> Capture | None:
     """A reply that was kept without its request (engines paused, swapped or killed under it)."""
+    if isinstance(recorded.get("b"), dict) and "output_ids" in recorded["b"]:
+        answer, body = _body({"body": recorded["b"]})
+        sent = {"input_ids": [0] * answer["meta_info"]["prompt_tokens"]}
+        return Capture(sent, HttpReply(recorded["s"], {}, body), answer, SglangTransport())
     response = recorded.get("response") or {"status": 200, "headers": {}, "body": recorded}
     killed = recorded.get("result")
     if isinstance(killed, dict) and "generate_full" in killed:
@@ -88,13 +98,14 @@ def read_capture(folder: str, name: str) -> Capture | None:
     asked, response = recorded["request"], recorded["response"]
     sent = asked.get("body") if isinstance(asked.get("body"), dict) else {}
     is_generate = asked["path"].endswith("/inference/v1/generate")
+    is_sglang = folder == "sglang" and asked["path"] == "/generate"
     is_chat = asked["path"].endswith("/v1/chat/completions") and folder.startswith("dynamo")
     nvext = sent.get("nvext")
-    if not is_generate and not (is_chat and isinstance(nvext, dict) and "token_data" in nvext):
+    if not is_generate and not is_sglang and not (is_chat and isinstance(nvext, dict) and "token_data" in nvext):
         return None
     answer, body = _body(response)
     headers = {key.lower(): value for key, value in dict(response["headers"]).items()}
-    transport = VllmTransport() if is_generate else DynamoTransport()
+    transport = SglangTransport() if is_sglang else VllmTransport() if is_generate else DynamoTransport()
     return Capture(sent, HttpReply(response["status"], headers, body), answer, transport)
 
 

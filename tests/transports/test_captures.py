@@ -18,6 +18,13 @@ OUTCOMES = [
 
 def expected_sample(folder: str, answer: dict) -> tuple[list[int], list[float], str]:
     """Ids, log-probabilities and finish reason, read straight from the JSON."""
+    if folder == "sglang" and "meta_info" in answer:
+        meta = answer["meta_info"]
+        return (
+            answer["output_ids"],
+            [item[0] for item in meta["output_token_logprobs"]],
+            meta["finish_reason"]["type"],
+        )
     choice = answer["choices"][0]
     nvext = answer.get("nvext", {})
     ids = choice.get("token_ids")

@@ -16,13 +16,18 @@ from tokentrue.generation import EngineInfo
 from tokentrue.rendering.renderer import Renderer, load_renderer
 from tokentrue.rendering.tokenizer import Tokenizer
 from tokentrue.transports.dynamo import DynamoTransport
+from tokentrue.transports.sglang import SglangTransport
 from tokentrue.transports.transport import Transport
 from tokentrue.transports.vllm import VllmTransport
 
 EMBEDDED = "embedded"
 """The name of the shipped model, as an engine and as a tokenizer folder."""
 
-TRANSPORTS: dict[str, Transport] = {"vllm": VllmTransport(), "dynamo": DynamoTransport()}
+TRANSPORTS: dict[str, Transport] = {
+    "vllm": VllmTransport(),
+    "dynamo": DynamoTransport(),
+    "sglang": SglangTransport(),
+}
 
 
 @dataclass(frozen=True, slots=True)

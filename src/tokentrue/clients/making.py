@@ -10,17 +10,13 @@ from tokentrue.clients.chat import OpenAIChatCompletionsClient
 from tokentrue.clients.client import Client
 from tokentrue.clients.renderer import RendererClient
 from tokentrue.clients.token import OpenAIChatCompletionsTokenClient
-from tokentrue.clients.token_routes import DynamoTokenRoute, TokenRoutes, VllmTokenRoutes
+from tokentrue.clients.wires import Wire, wire_of
 from tokentrue.config import ClientConfig
 from tokentrue.engines.embedded.engine import MODEL_FOLDER
 from tokentrue.engines.http import HttpEngine
 from tokentrue.errors import ConfigError
 from tokentrue.rendering.contract import RendererContract
 from tokentrue.rendering.renderer import Renderer, load_renderer
-from tokentrue.transports.dynamo import DynamoTransport
-from tokentrue.transports.openai_chat import ChatTransport, DynamoChat, VllmChat
-from tokentrue.transports.parameters import OnUnsupported
-from tokentrue.transports.vllm import VllmTransport
 
 RANK_HEADER = "X-data-parallel-rank"
 
@@ -44,15 +40,14 @@ async def make_client(config: ClientConfig, renderer: RendererContract | None = 
         renderer = await _loaded(chosen)
     if renderer is not None:
         _check_parsers(chosen, renderer)
-    _check_renderer(chosen, renderer)
+    wire = wire_of(chosen)
+    _check_renderer(chosen, renderer, wire)
     headers = dict(chosen.extra_headers)
     if chosen.data_parallel_rank is not None:
         headers[RANK_HEADER] = str(chosen.data_parallel_rank)
-    policy = OnUnsupported(chosen.on_unsupported)
-    is_dynamo = chosen.renderer_transport == "dynamo"
     engine = HttpEngine(
         chosen.api_base_url,
-        DynamoTransport(on_unsupported=policy) if is_dynamo else VllmTransport(on_unsupported=policy),
+        wire.transport,
         api_key=key,
         timeout_s=chosen.timeout,
         connect_timeout_s=chosen.connect_timeout,
@@ -61,25 +56,19 @@ async def make_client(config: ClientConfig, renderer: RendererContract | None = 
         extra_headers=headers,
         allow_auth_headers=chosen.allow_auth_headers,
     )
-    return _client(chosen, engine, renderer, policy)
+    return _client(chosen, engine, renderer, wire)
 
 
-def _client(
-    chosen: ClientConfig, engine: HttpEngine, renderer: RendererContract | None, policy: OnUnsupported
-) -> Client:
-    is_dynamo = chosen.renderer_transport == "dynamo"
-    chat: ChatTransport = DynamoChat(on_unsupported=policy) if is_dynamo else VllmChat(on_unsupported=policy)
+def _client(chosen: ClientConfig, engine: HttpEngine, renderer: RendererContract | None, wire: Wire) -> Client:
     if chosen.client_type == "renderer" and renderer is not None:
         return RendererClient(engine, renderer, clip_max_tokens=chosen.clip_max_tokens)
     if chosen.client_type == "openai_chat_completions":
-        return OpenAIChatCompletionsClient(engine, chat, chosen.clip_max_tokens)
-    routes: TokenRoutes = VllmTokenRoutes(engine, renderer, policy)
-    if is_dynamo:
-        routes = DynamoTokenRoute(engine, DynamoTransport(send_tools=True, on_unsupported=policy))
+        return OpenAIChatCompletionsClient(engine, wire.chat, chosen.clip_max_tokens)
+    routes = wire.token_routes(engine, renderer)
     bridging: Bridging = EngineBridging(engine)
     if renderer is not None and chosen.bridge_tokenizer != "engine":
         bridging = LocalBridging(renderer)
-    return OpenAIChatCompletionsTokenClient(engine, chat, routes, bridging, chosen.clip_max_tokens)
+    return OpenAIChatCompletionsTokenClient(engine, wire.chat, routes, bridging, chosen.clip_max_tokens)
 
 
 async def _loaded(config: ClientConfig) -> Renderer | None:
@@ -91,16 +80,21 @@ async def _loaded(config: ClientConfig) -> Renderer | None:
     return await asyncio.to_thread(load_renderer, folder, template_kwargs=config.template_kwargs)
 
 
-def _check_renderer(config: ClientConfig, renderer: RendererContract | None) -> None:
-    if config.bridge_tokenizer == "engine" and config.renderer_transport == "dynamo":
-        raise ConfigError("ClientConfig.bridge_tokenizer='engine' is for 'vllm': Dynamo has no /tokenize")
+def _check_renderer(config: ClientConfig, renderer: RendererContract | None, wire: Wire) -> None:
+    if config.bridge_tokenizer == "engine" and not wire.tokenizes:
+        raise ConfigError(
+            "ClientConfig.bridge_tokenizer='engine' is for 'vllm' and 'sglang': Dynamo has no /tokenize"
+        )
     if renderer is not None or config.client_type == "openai_chat_completions":
         return
     how = "set renderer to a tokenizer folder or 'embedded', or renderer_model_name to a folder"
     if config.client_type == "renderer":
         raise ConfigError(f"ClientConfig.client_type='renderer' needs a renderer: {how}")
-    if config.renderer_transport == "dynamo":
-        raise ConfigError(f"ClientConfig.renderer_transport='dynamo' has no /tokenize and needs a renderer: {how}")
+    if wire.missing_without_renderer:
+        raise ConfigError(
+            f"ClientConfig.renderer_transport={config.renderer_transport!r} needs a renderer, as "
+            f"{wire.missing_without_renderer}: {how}"
+        )
     if config.bridge_tokenizer == "local":
         raise ConfigError(f"ClientConfig.bridge_tokenizer='local' needs a renderer: {how}")
 

@@ -23,6 +23,7 @@ from tokentrue.transports.openai_chat import (
     read_answer,
 )
 from tokentrue.transports.parameters import OnUnsupported
+from tokentrue.transports.sglang import SglangTransport
 from tokentrue.transports.tokenize import (
     DERENDER_PATH,
     read_derender,
@@ -125,13 +126,54 @@ class _GenerateRoute:
 
         generation, body = await self.server.exchange(call, read, request.headers)
         if self.renderer is not None:
-            tokens = generation.tokens
-            parsed = self.renderer.parse_response(tokens.completion_ids, tokens.prompt_ids, request.tools)
-            return _chat_reply(generation, EngineAnswer(parsed, ()))
+            return _parsed_here(self.renderer, request, generation)
         answer = await self.server.exchange(
             write_derender(request, messages, body), lambda reply: read_derender(request, reply), request.headers
         )
         return _chat_reply(generation, answer)
+
+
+@dataclass(frozen=True, slots=True)
+class SglangTokenRoute:
+    """SGLang's `/generate`, parsed by the renderer; its own `TokenRoutes`.
+
+    SGLang has to be told how far to sample, so the context limit is asked for where a turn has no `max_tokens`,
+    and remembered once it was told.
+    """
+
+    server: Server
+    renderer: RendererContract
+    transport: SglangTransport
+    _limits: dict[str, int] = field(default_factory=dict, init=False, repr=False, compare=False)
+
+    async def chosen(self, model: str) -> TokenRoute:  # async: another endpoint has to be asked
+        """This route: every SGLang serves it."""
+        del model
+        return self
+
+    def forget(self) -> None:
+        """Ask for the context limit anew."""
+        self._limits.clear()
+
+    async def sample(self, request: GenerateRequest, messages: Sequence[Message]) -> ChatReply:
+        """See `TokenRoute`; the messages do not travel."""
+        del messages
+        sampling = _for_generate(request.sampling)
+        limit = await self._limit(request.model) if sampling.max_tokens is None else None
+        bare = replace(request, sampling=sampling, vocab_size=self.renderer.vocab_size, context_limit=limit)
+        generation = await self.server.exchange(
+            self.transport.write_generate(bare),
+            lambda reply: self.transport.read_generate(bare, reply),
+            request.headers,
+        )
+        return _parsed_here(self.renderer, request, generation)
+
+    async def _limit(self, model: str) -> int | None:
+        if model not in self._limits:
+            cards = await self.server.exchange(self.transport.write_models(), self.transport.read_models)
+            told = {card.id: card.context_limit for card in cards if card.context_limit is not None}
+            self._limits.update(told)
+        return self._limits.get(model)
 
 
 @dataclass(slots=True)
@@ -218,6 +260,12 @@ def _for_generate(sampling: SamplingParams) -> SamplingParams:
         if name != "chat_template_kwargs" and value not in moot.get(name, ())
     }
     return replace(sampling, extra=kept)
+
+
+def _parsed_here(renderer: RendererContract, request: GenerateRequest, generation: Generation) -> ChatReply:
+    tokens = generation.tokens
+    parsed = renderer.parse_response(tokens.completion_ids, tokens.prompt_ids, request.tools)
+    return _chat_reply(generation, EngineAnswer(parsed, ()))
 
 
 def _chat_reply(generation: Generation, answer: EngineAnswer) -> ChatReply:

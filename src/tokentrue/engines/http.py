@@ -221,8 +221,9 @@ class HttpEngine:
             CallerError: A parameter or id cannot be sent.
             EngineError, TransportError: See `tokentrue.errors`.
         """
-        call = self._transport.write_generate(request)
         limit = await self._context_limit(request.model)
+        request = replace(request, context_limit=limit)
+        call = self._transport.write_generate(request)
         if limit is not None and len(request.prompt_ids) >= limit:
             raise OverlongPromptError(len(request.prompt_ids), limit)
         return await self.exchange(

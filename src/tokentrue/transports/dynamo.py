@@ -46,7 +46,7 @@ from tokentrue.transports.evidence import (
     asks_prompt_logprobs,
     check_completion,
     check_prompt_count,
-    check_stop_id,
+    check_stop,
     check_values,
     echo_equals,
     finish_reason_from,
@@ -190,7 +190,7 @@ class DynamoTransport:
         if ids is None:
             raise EvidenceError(f"the reply carries no sampled ids; {ADVICE}", status=200)
         check_completion(request, ids, answer.usage)
-        check_stop_id(ids, finish_reason, nvext.stop_reason)
+        check_stop(request, ids, finish_reason, nvext.stop_reason)
         logprobs = _logprobs(request, ids, choice, nvext)
         return Generation(
             tokens=make_tokens(request.prompt_ids, ids, logprobs),

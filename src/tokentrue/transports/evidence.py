@@ -6,6 +6,7 @@ Nothing here repairs: a check passes, or its error names the position and both v
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Protocol
 
 import msgspec
 
@@ -16,7 +17,7 @@ from tokentrue.errors import (
     EvidenceError,
     MalformedReplyError,
 )
-from tokentrue.generation import FinishReason, GenerateRequest, PromptLogprobs, Usage
+from tokentrue.generation import FinishReason, GenerateRequest, PromptLogprobs, Usage, WeightSpan
 from tokentrue.sampling import SamplingParams
 
 SENTINEL_LOGPROB = -9999.0
@@ -45,6 +46,30 @@ class UsageWire(msgspec.Struct):
         """The same counts as a value of the vocabulary."""
         details = self.prompt_tokens_details
         return Usage(self.prompt_tokens, self.completion_tokens, details.cached_tokens if details else None)
+
+
+class Counts(Protocol):
+    """Whatever tells token counts: `usage`, or SGLang's `meta_info`."""
+
+    prompt_tokens: int | None
+    completion_tokens: int | None
+
+    def usage(self) -> Usage:
+        """The same counts as a value of the vocabulary."""
+        ...
+
+
+class SpanWire(msgspec.Struct):
+    """One of `weight_versions`, as vLLM and SGLang write them."""
+
+    version: str
+    start: int
+    end: int
+
+
+def weight_spans_from(told: Sequence[SpanWire] | None) -> tuple[WeightSpan, ...]:
+    """The same spans as values of the vocabulary; none when the engine does not tell them."""
+    return tuple(WeightSpan(span.version, span.start, span.end) for span in told or ())
 
 
 class LogprobItem(msgspec.Struct):
@@ -120,22 +145,29 @@ def echo_equals(request: GenerateRequest, raw: msgspec.Raw, where: str, advice: 
     return True
 
 
-def check_prompt_count(request: GenerateRequest, usage: UsageWire | None, advice: str) -> None:
+def check_prompt_count(request: GenerateRequest, usage: Counts | None, advice: str) -> None:
     """Compare `usage.prompt_tokens`, when the engine tells it, with the number of ids sent.
 
     Raises:
-        EvidenceError: They differ.
+        EvidenceError: They differ, or more tokens are said to be cached than the prompt has.
     """
-    counted = usage.prompt_tokens if usage is not None else None
+    if usage is None:
+        return
+    counted = usage.prompt_tokens
     if counted is not None and counted != len(request.prompt_ids):
         raise EvidenceError(
             f"the engine did not use the prompt ids: {len(request.prompt_ids)} were sent and it counts {counted} "
             f"prompt tokens; {advice}",
             status=200,
         )
+    cached = usage.usage().cached_tokens
+    if cached is not None and not 0 <= cached <= len(request.prompt_ids):
+        raise EvidenceError(
+            f"the engine says that {cached} of the {len(request.prompt_ids)} prompt tokens were cached", status=200
+        )
 
 
-def check_completion(request: GenerateRequest, ids: Sequence[int], usage: UsageWire | None) -> None:
+def check_completion(request: GenerateRequest, ids: Sequence[int], usage: Counts | None) -> None:
     """Compare the sampled ids with the vocabulary, with `max_tokens` and with the engine's own count.
 
     Raises:
@@ -287,13 +319,31 @@ def finish_reason_from(word: str | None) -> FinishReason:
     raise MalformedReplyError(f"finish_reason {word!r} is unknown", status=200)
 
 
-def check_stop_id(ids: Sequence[int], finish_reason: FinishReason, stop_reason: int | str | None) -> None:
-    """A stop id that the engine names must be the last one sampled.
+def check_stop(
+    request: GenerateRequest, ids: Sequence[int], finish_reason: FinishReason, stop_reason: int | str | None
+) -> None:
+    """What the engine names as the end must be there, and must have been asked for where that can be known.
+
+    A stop id that nobody asked for is none the less right: it is one of the model's own end-of-sequence ids, which
+    vLLM names (0.32: all but the first) and does not name (0.31). That the last id is some stop id is therefore
+    required only where the model's own are switched off.
 
     Raises:
-        EvidenceError: It is not.
+        EvidenceError: The named stop id is not the last one, the named string was not asked for, or nothing that
+            was asked for can have ended it.
     """
-    if finish_reason is FinishReason.STOP and isinstance(stop_reason, int) and ids[-1] != stop_reason:
+    if finish_reason is not FinishReason.STOP:
+        return
+    asked = request.sampling
+    if isinstance(stop_reason, int) and ids[-1] != stop_reason:
         raise EvidenceError(
             f"the engine says that id {stop_reason} stopped it; the last id is {ids[-1]}", status=200
+        )
+    if isinstance(stop_reason, str) and stop_reason not in asked.stop:
+        raise EvidenceError(f"the engine stopped at {stop_reason!r}, which was not asked for", status=200)
+    if stop_reason is None and asked.ignore_eos and not asked.stop and ids[-1] not in asked.stop_token_ids:
+        raise EvidenceError(
+            f"the engine says that it stopped, but end-of-sequence ids are ignored and the last id {ids[-1]} is "
+            f"none of the stop ids that were asked for",
+            status=200,
         )

@@ -1,9 +1,9 @@
 """`POST /v1/chat/completions` with messages: the engine renders the prompt, and tells its ids.
 
 On vLLM the ids are asked with `return_token_ids` and come as `prompt_token_ids` and `choices[0].token_ids`; on
-Dynamo with `nvext.extra_fields`, and come in `nvext`. Once a reply has told the prompt's ids, laws 3 and 4 are
-checked by the same code as for a prompt that was sent as ids. A reply that carries no ids is an answer without
-tokens and says why; a reply whose ids contradict each other is an error.
+Dynamo with `nvext.extra_fields`, and come in `nvext`; SGLang's codec is in `sglang.py`. Once a reply has told
+the prompt's ids, laws 3 and 4 are checked by the same code as for a prompt that was sent as ids. A reply that
+carries no ids is an answer without tokens and says why; a reply whose ids contradict each other is an error.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ from tokentrue.transports.evidence import (
     UsageWire,
     check_completion,
     check_prompt_count,
-    check_stop_id,
+    check_stop,
     check_values,
     decoded_ids,
     echo_equals,
@@ -73,16 +73,23 @@ class _Message(msgspec.Struct):
     tool_calls: list[_Call] | None = None
 
 
-class _Choice(msgspec.Struct):
+class ChoiceWire(msgspec.Struct):
+    """One choice; the last three are SGLang's."""
+
     message: _Message
     finish_reason: str | None = None
     logprobs: LogprobsWire | None = None
     token_ids: list[int] | None = None
     stop_reason: int | str | None = None
+    response_token_ids: list[int] | None = None
+    prompt_token_ids: list[int] | None = None
+    meta_info: msgspec.Raw = NOT_THERE
 
 
-class _Reply(msgspec.Struct):
-    choices: list[_Choice]
+class ReplyWire(msgspec.Struct):
+    """A chat completion of any of the engines."""
+
+    choices: list[ChoiceWire]
     id: str | None = None
     model: str | None = None
     usage: UsageWire | None = None
@@ -91,7 +98,7 @@ class _Reply(msgspec.Struct):
     nvext: NvextWire | None = None
 
 
-_DECODER = msgspec.json.Decoder(_Reply)
+_DECODER = msgspec.json.Decoder(ReplyWire)
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,15 +177,15 @@ class VllmChat:
 
     def read_chat(self, request: ChatRequest, reply: HttpReply) -> ChatReply:
         """See `ChatTransport`."""
-        answer = _decoded(request, reply, vllm.WORDS)
-        choice = _only_choice(answer)
+        answer = decoded_chat(request, reply, vllm.WORDS)
+        choice = only_choice(answer)
         finish_reason = finish_reason_from(choice.finish_reason)
         missing = _vllm_missing(answer, choice)
         if missing:
-            return _chat_reply(request, answer, finish_reason, None, missing)
+            return chat_reply(request, answer, finish_reason, None, missing)
         prompt_ids = decoded_ids(answer.prompt_token_ids, "prompt_token_ids") or []
         told = GenerateRequest(request.model, TokenIds(prompt_ids), request.sampling)
-        return _chat_reply(request, answer, finish_reason, _vllm_generation(told, answer, choice, finish_reason))
+        return chat_reply(request, answer, finish_reason, _vllm_generation(told, answer, choice, finish_reason))
 
     def write_chat_tokens(self, request: GenerateRequest, messages: Sequence[Message]) -> HttpCall:
         """The bytes for `/v1/chat/completions/tokens`: the chat body, with the prompt's ids in `tokens`.
@@ -202,8 +209,8 @@ class VllmChat:
             EvidenceError: The reply does not show that the ids were used.
             EngineError, OverlongPromptError: Whatever else the reply is.
         """
-        answer = _decoded(request, reply, vllm.WORDS)
-        choice = _only_choice(answer)
+        answer = decoded_chat(request, reply, vllm.WORDS)
+        choice = only_choice(answer)
         finish_reason = finish_reason_from(choice.finish_reason)
         check_prompt_count(request, answer.usage, _ADVICE)
         if not echo_equals(request, answer.prompt_token_ids, "prompt_token_ids", _ADVICE):
@@ -212,11 +219,11 @@ class VllmChat:
         if missing:
             raise EvidenceError(missing, status=200)
         generation = _vllm_generation(request, answer, choice, finish_reason)
-        return _chat_reply(request, answer, finish_reason, generation)
+        return chat_reply(request, answer, finish_reason, generation)
 
     def _body(self, request: ChatRequest) -> dict[str, Any]:
         placed = place_parameters(request.sampling, VLLM_CHAT, self.name, self.on_unsupported)
-        body = _chat_body(request)
+        body = chat_body(request)
         return {**body, "return_token_ids": True, "return_tokens_as_token_ids": True, **placed}
 
 
@@ -230,20 +237,20 @@ class DynamoChat:
     def write_chat(self, request: ChatRequest) -> HttpCall:
         """See `ChatTransport`. `nvext.token_data` is left out: an empty list would be a prompt of no ids."""
         nvext, placed = nvext_and_body(request.sampling, DYNAMO_CHAT, self.name, self.on_unsupported)
-        return _post(CHAT_PATH, json_bytes({**_chat_body(request), **placed, "nvext": nvext}, self.name))
+        return _post(CHAT_PATH, json_bytes({**chat_body(request), **placed, "nvext": nvext}, self.name))
 
     def read_chat(self, request: ChatRequest, reply: HttpReply) -> ChatReply:
         """See `ChatTransport`."""
-        answer = _decoded(request, reply, dynamo.WORDS)
-        choice = _only_choice(answer)
+        answer = decoded_chat(request, reply, dynamo.WORDS)
+        choice = only_choice(answer)
         finish_reason = finish_reason_from(choice.finish_reason)
         prompt_ids, missing = _dynamo_prompt_ids(answer)
         if missing:
             _check_dynamo_word(answer, finish_reason)
-            return _chat_reply(request, answer, finish_reason, None, missing)
+            return chat_reply(request, answer, finish_reason, None, missing)
         told = GenerateRequest(request.model, TokenIds(prompt_ids), request.sampling)
         generation = DynamoTransport().read_generate(told, reply)
-        return _chat_reply(request, answer, finish_reason, generation)
+        return chat_reply(request, answer, finish_reason, generation)
 
 
 def read_answer(request: AnyRequest, reply: HttpReply, words: ServerWords) -> EngineAnswer:
@@ -252,7 +259,7 @@ def read_answer(request: AnyRequest, reply: HttpReply, words: ServerWords) -> En
     Raises:
         EngineError, OverlongPromptError: The reply is something else.
     """
-    return _engine_answer(_only_choice(_decoded(request, reply, words)), request.tools)
+    return _engine_answer(only_choice(decoded_chat(request, reply, words)), request.tools)
 
 
 def wire_messages(messages: Sequence[Message]) -> list[dict[str, Any]]:
@@ -264,14 +271,20 @@ def _post(path: str, body: bytes) -> HttpCall:
     return HttpCall("POST", path, body=body, headers=JSON_HEADERS, idempotent=True)
 
 
-def _chat_body(request: ChatRequest) -> dict[str, Any]:
+def chat_body(request: ChatRequest) -> dict[str, Any]:
+    """What every engine is asked in the same words."""
     body: dict[str, Any] = {"model": request.model, "messages": wire_messages(request.messages)}
     if request.tools:
         body["tools"] = request.tools
     return {**body, "stream": False, "logprobs": True}
 
 
-def _decoded(request: AnyRequest, reply: HttpReply, words: ServerWords) -> _Reply:
+def decoded_chat(request: AnyRequest, reply: HttpReply, words: ServerWords) -> ReplyWire:
+    """The chat completion in `reply`.
+
+    Raises:
+        EngineError, OverlongPromptError: The reply is something else.
+    """
     refused = refusal(reply, request, words)
     if refused is not None:
         raise refused
@@ -281,19 +294,29 @@ def _decoded(request: AnyRequest, reply: HttpReply, words: ServerWords) -> _Repl
         raise unreadable(reply, request, words, str(exc)) from exc
 
 
-def _only_choice(answer: _Reply) -> _Choice:
+def only_choice(answer: ReplyWire) -> ChoiceWire:
+    """Its one choice.
+
+    Raises:
+        MalformedReplyError: There are more, or none.
+    """
     if len(answer.choices) != 1:
         raise MalformedReplyError(f"one completion was asked for, {len(answer.choices)} came", status=200)
     return answer.choices[0]
 
 
-def _chat_reply(
+def chat_reply(
     request: AnyRequest,
-    answer: _Reply,
+    answer: ReplyWire,
     finish_reason: FinishReason,
     generation: Generation | None,
     tokens_missing: str = "",
 ) -> ChatReply:
+    """The answer as a value of the vocabulary.
+
+    Raises:
+        EmptyCompletionError: The engine counts no sampled id, and tells none.
+    """
     usage = answer.usage.usage() if answer.usage is not None else Usage()
     if generation is None and usage.completion_tokens == 0:
         raise EmptyCompletionError("the engine finished without sampling a single id")
@@ -308,7 +331,7 @@ def _chat_reply(
     )
 
 
-def _engine_answer(choice: _Choice, tools: Sequence[Mapping[str, Any]]) -> EngineAnswer:
+def _engine_answer(choice: ChoiceWire, tools: Sequence[Mapping[str, Any]]) -> EngineAnswer:
     schemas, message = schemas_of(tools), choice.message
     calls = message.tool_calls or []
     read = [judged(_parsed_call(call), schemas) for call in calls]
@@ -343,7 +366,7 @@ def _parsed_call(call: _Call) -> ParsedToolCall:
     return ParsedToolCall(raw, CallStatus.OK, function.name, text)
 
 
-def _vllm_missing(answer: _Reply, choice: _Choice) -> str:
+def _vllm_missing(answer: ReplyWire, choice: ChoiceWire) -> str:
     if choice.token_ids is None or is_absent(answer.prompt_token_ids):
         return "the server did not return token ids: it does not know `return_token_ids`"
     if choice.logprobs is None or choice.logprobs.content is None:
@@ -352,12 +375,12 @@ def _vllm_missing(answer: _Reply, choice: _Choice) -> str:
 
 
 def _vllm_generation(
-    request: GenerateRequest, answer: _Reply, choice: _Choice, finish_reason: FinishReason
+    request: GenerateRequest, answer: ReplyWire, choice: ChoiceWire, finish_reason: FinishReason
 ) -> Generation:
     ids = choice.token_ids or []
     check_prompt_count(request, answer.usage, "the ids that it tells are not those that it used")
     check_completion(request, ids, answer.usage)
-    check_stop_id(ids, finish_reason, choice.stop_reason)
+    check_stop(request, ids, finish_reason, choice.stop_reason)
     return Generation(
         tokens=make_tokens(request.prompt_ids, ids, _vllm_logprobs(ids, choice.logprobs)),
         finish_reason=finish_reason,
@@ -379,7 +402,7 @@ def _vllm_logprobs(ids: Sequence[int], wire: LogprobsWire | None) -> list[float]
     return paired_logprobs(ids, wire)
 
 
-def _dynamo_prompt_ids(answer: _Reply) -> tuple[list[int], str]:
+def _dynamo_prompt_ids(answer: ReplyWire) -> tuple[list[int], str]:
     """The ids that the frontend rendered, and "" — or why this reply makes no sample."""
     nvext = answer.nvext
     if nvext is None:
@@ -405,7 +428,7 @@ def _dynamo_prompt_ids(answer: _Reply) -> tuple[list[int], str]:
     return told, ""
 
 
-def _check_dynamo_word(answer: _Reply, finish_reason: FinishReason) -> None:
+def _check_dynamo_word(answer: ReplyWire, finish_reason: FinishReason) -> None:
     """Without ids, too, a turn that was given up is none.
 
     Raises:

@@ -5,7 +5,8 @@ caller may only repeat it), or refused with advice. There is no fourth fate: vLL
 with a 200 and Dynamo refuses them with a 400, so neither may be left to the server.
 
 Dynamo's rows are those of a field-by-field probe of the 1.6.1 frontend's `/v1/chat/completions`;
-vLLM's are the fields of `SamplingParams` and of `GenerateRequest` in 0.32.
+vLLM's are the fields of `SamplingParams` and of `GenerateRequest` in 0.32; SGLang's those that 0.5.23
+lists in its schema and in its complaint about an unknown sampling parameter.
 """
 
 from __future__ import annotations
@@ -227,11 +228,101 @@ DYNAMO_CHAT: Mapping[str, Fate] = {
 }
 """The same route without `nvext.token_data`: the frontend renders, and refuses the same keys."""
 
+_NO_SGLANG = "SGLang 0.5.23 refuses an unknown sampling parameter and ignores any other unknown field"
+_USE_GRAMMAR = "use json_schema, regex, ebnf, choice or structural_tag"
+
+
+def _top_k(value: int) -> int:
+    # SGLang refuses 0; "all tokens" is -1 there.
+    return -1 if value == 0 else value
+
+
+def _from_the_start(value: Any) -> int:
+    """SGLang counts from where in the prompt on, and gives no alternatives without those of the completion."""
+    if value is False or not isinstance(value, int) or value < 0:
+        raise ValueError(f"it must be 0 or more, not {value!r}")
+    return 0
+
+
+SGLANG: Mapping[str, Fate] = {
+    **_ANYWHERE,
+    **_sent(_SP, "temperature", "top_p", "min_p", "stop", "stop_token_ids", "ignore_eos", "logit_bias"),
+    **_sent(_SP, "frequency_penalty", "presence_penalty", "repetition_penalty"),
+    "top_k": Sent((*_SP, "top_k"), _top_k),
+    "max_tokens": Sent((*_SP, "max_new_tokens")),
+    "min_tokens": Sent((*_SP, "min_new_tokens")),
+    "seed": Sent((*_SP, "sampling_seed")),
+    **_sent((), "priority", "cache_salt", "extra_key", "rid", "lora_path", "custom_logit_processor"),
+    "logprobs": Sent(("top_logprobs_num",), _alternatives),
+    "top_logprobs": Sent(("top_logprobs_num",), _alternatives),
+    "prompt_logprobs": Sent(("logprob_start_len",), _from_the_start),
+    "request_id": Sent(("rid",)),
+    "data_parallel_rank": Sent(("routed_dp_rank",)),
+    **_sent(_SP, "json_schema", "regex", "ebnf", "structural_tag", "choice", "stop_regex", "no_stop_trim"),
+    **_sent(_SP, "spaces_between_special_tokens", "custom_params"),
+    **_sent((), "token_ids_logprob", "bootstrap_host", "bootstrap_port", "bootstrap_room", "routing_key"),
+    "return_logprob": Fixed(True, "every sampled id needs its log-probability"),
+    "return_prompt_token_ids": Fixed(True, "the echo of the prompt is evidence"),
+    "return_token_ids": Fixed(True, "ids are always returned"),
+    "return_text_in_logprobs": Fixed(False, "ids are read, never text"),
+    "skip_special_tokens": Fixed(False, "ids are read, never text"),
+    **_refused("give it as prompt_logprobs", "logprob_start_len"),
+    **_refused("give it as top_logprobs", "top_logprobs_num"),
+    **_refused("give it as seed", "sampling_seed"),
+    **_refused("give it as min_tokens", "min_new_tokens"),
+    **_refused("give it as data_parallel_rank", "routed_dp_rank"),
+    **_refused(_PROMPT_IS_IDS, "text", "input_ids", "input_embeds", "session_params"),
+    **_refused(_NO_BEAM, "beam_width"),
+    **_refused("the ids are always kept", "include_stop_str_in_output"),
+    **_refused(
+        _USE_GRAMMAR,
+        *("structured_outputs", "response_format", "guided_json", "guided_regex", "guided_choice"),
+        *("guided_grammar", "guided_decoding_backend"),
+    ),
+    **_refused(
+        _RENDERED, "chat_template_kwargs", "chat_template_args", "add_generation_prompt", "reasoning_effort"
+    ),
+    **_refused(_RENDERED, "continue_final_message", "thinking"),
+    **_refused(_HIDDEN_TOOLS, "tools", "tool_choice", "parallel_tool_calls"),
+    **_refused(_NO_SGLANG, "allowed_token_ids", "bad_words", "bad_words_token_ids", "vllm_xargs", "extra_args"),
+    "nvext": Refused("it belongs to the transport 'dynamo'"),
+}
+
+SGLANG_CHAT: Mapping[str, Fate] = {
+    **_CHAT_ANYWHERE,
+    **_sent((), "temperature", "top_p", "min_p", "min_tokens", "seed", "stop", "stop_token_ids", "ignore_eos"),
+    **_sent((), "logit_bias", "frequency_penalty", "presence_penalty", "repetition_penalty"),
+    "top_k": Sent(("top_k",), _top_k),
+    "max_tokens": Sent(("max_completion_tokens",)),
+    **_sent((), "priority", "cache_salt", "extra_key", "rid", "lora_path", "custom_logit_processor"),
+    "logprobs": Sent(("top_logprobs",), _alternatives),
+    "top_logprobs": Sent(("top_logprobs",), _alternatives),
+    "request_id": Sent(("rid",)),
+    "data_parallel_rank": Sent(("routed_dp_rank",)),
+    **_sent((), "response_format", "regex", "ebnf", "stop_regex", "no_stop_trim", "skip_special_tokens"),
+    **_sent((), "tool_choice", "parallel_tool_calls", "reasoning_effort", "thinking", "chat_template_kwargs"),
+    **_sent((), "continue_final_message", "separate_reasoning", "mm_processor_kwargs", "custom_params", "user"),
+    **_sent((), "bootstrap_host", "bootstrap_port", "bootstrap_room"),
+    "return_token_ids": Fixed(True, "a turn without its ids is no sample"),
+    "return_prompt_token_ids": Fixed(True, "a turn without its ids is no sample"),
+    "return_meta_info": Fixed(True, "there each log-probability names the id that it is for"),
+    **_refused("this route does not tell them; use the renderer client", "prompt_logprobs"),
+    **_refused("give it as data_parallel_rank", "routed_dp_rank"),
+    **_refused("the messages are the prompt", "input_ids", "session_params"),
+    **_refused("use response_format, regex or ebnf", "structured_outputs", "guided_json", "guided_regex"),
+    **_refused("use response_format, regex or ebnf", "guided_choice", "guided_grammar", "structural_tag"),
+    **_refused("use response_format, regex or ebnf", "guided_decoding_backend", "json_schema", "choice"),
+    **_refused(_NO_SGLANG, "allowed_token_ids", "bad_words", "bad_words_token_ids", "vllm_xargs", "extra_args"),
+    "nvext": Refused("it belongs to the transport 'dynamo'"),
+}
+
 TABLES: Mapping[str, Mapping[str, Fate]] = {
     "vllm": VLLM,
     "vllm chat": VLLM_CHAT,
     "dynamo": DYNAMO,
     "dynamo chat": DYNAMO_CHAT,
+    "sglang": SGLANG,
+    "sglang chat": SGLANG_CHAT,
 }
 """Every table by the name that errors and the documentation give it."""
 
@@ -240,6 +331,8 @@ UNKNOWN: Mapping[str, str] = {
     "vllm chat": _NO_FIELD,
     "dynamo": _NO_DYNAMO,
     "dynamo chat": _NO_DYNAMO,
+    "sglang": _NO_SGLANG,
+    "sglang chat": _NO_SGLANG,
 }
 """Advice for a parameter that has no row."""
 

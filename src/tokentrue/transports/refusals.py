@@ -1,7 +1,7 @@
 """What servers say when they do not answer with a sample, mapped to `tokentrue.errors`.
 
-Shapes met on vLLM, Dynamo and proxies in front of them: `{"error": {...}}`, a flat
-`{"message", "type", "code", "details"}`, `{"error": "Unauthorized"}`, FastAPI's `{"detail": ...}`,
+Shapes met on vLLM, Dynamo, SGLang and proxies in front of them: `{"error": {...}}`, a flat
+`{"message", "type", "code", "details"}`, `{"error": "..."}`, FastAPI's `{"detail": ...}`,
 an event stream whose first event is an error, HTML, and nothing at all.
 """
 
@@ -34,13 +34,13 @@ AnyRequest = GenerateRequest | ChatRequest
 EXCERPT_CHARS = 300
 
 _LIMIT = re.compile(
-    r"(?:(?:context|model|sequence) (?:length|window)|max_model_len|configured limit)"
+    r"(?:(?:context|model|sequence|allowed) (?:length|window)|max_model_len|configured limit)"
     r"(?: is| of)?[\s(:=]*(\d{1,9})",
     re.IGNORECASE,
 )
 _PROMPT_COUNT = re.compile(
-    r"(?:prompt contains(?: at least)?|prompt \(length|(?:prompt|request) has)\s*(\d{1,9})\b"
-    r"|(\d{1,9}) in the messages",
+    r"(?:prompt contains(?: at least)?|prompt \(length|(?:prompt|request) has|the input \()\s*(\d{1,9})\b"
+    r"|(\d{1,9}) (?:in the messages|tokens from the input messages)",
     re.IGNORECASE,
 )
 _OVERLONG_WORDS = (
@@ -54,6 +54,7 @@ _OVERLONG_WORDS = (
     "context_length_exceeded",
     "prompt_too_long",
     "prompt is too long",
+    "maximum allowed length",
 )
 # Not "Route not found: GET /v1/models", which is Dynamo's word for a path.
 _NO_SUCH_MODEL = re.compile(r"\bmodel\b.*(?:not exist|not found)", re.IGNORECASE)
@@ -302,6 +303,13 @@ def _inside_200(
     if complaint.code is not None and 400 <= complaint.code < 600:
         return _by_status(complaint, complaint.code, reply, request, words)
     return EngineFailureError(f"{words.name} reports an error inside a 200", status=200, detail=complaint.message)
+
+
+def reported_inside(
+    message: str, code: int, reply: HttpReply, request: AnyRequest | None, words: ServerWords
+) -> TokentrueError:
+    """The error that a 200 reports in a place of its own, with the HTTP status that it should have had."""
+    return _inside_200(_Complaint(_short(message), code=code), reply, request, words)
 
 
 def unreadable(reply: HttpReply, request: AnyRequest | None, words: ServerWords, why: str) -> TokentrueError:

@@ -1,4 +1,4 @@
-"""vLLM's helper routes: `/tokenize` renders and tokenizes, `/v1/chat/completions/derender` parses."""
+"""Helper routes: `/tokenize` (vLLM, SGLang) renders to ids, `/v1/chat/completions/derender` (vLLM) parses."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tokentrue.transports.transport import HttpCall, HttpReply
 TOKENIZE_PATH = "/tokenize"
 DERENDER_PATH = "/v1/chat/completions/derender"
 
-_WORDS = ServerWords("vLLM", "this path is served by `vllm serve`; give the client a renderer instead")
+_WORDS = ServerWords("the engine", "this path is served by vLLM and SGLang; give the client a renderer instead")
 
 
 class _Tokens(msgspec.Struct):

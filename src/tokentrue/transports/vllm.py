@@ -12,19 +12,21 @@ from dataclasses import dataclass
 import msgspec
 
 from tokentrue.errors import MalformedReplyError
-from tokentrue.generation import GenerateRequest, Generation, Usage, WeightSpan, make_tokens
+from tokentrue.generation import GenerateRequest, Generation, Usage, make_tokens
 from tokentrue.transports.bodies import JSON_HEADERS, check_prompt, json_bytes, with_ids
 from tokentrue.transports.evidence import (
     NOT_THERE,
     LogprobsWire,
+    SpanWire,
     UsageWire,
     check_completion,
     check_prompt_count,
-    check_stop_id,
+    check_stop,
     echo_equals,
     finish_reason_from,
     paired_logprobs,
     prompt_logprobs_from,
+    weight_spans_from,
 )
 from tokentrue.transports.models import models_call, read_model_cards
 from tokentrue.transports.parameters import VLLM, OnUnsupported, place_parameters
@@ -37,16 +39,10 @@ WORDS = ServerWords(
     name="vLLM",
     route_advice=(
         "start `vllm serve` with --enable-scale-out (a Dynamo frontend: DYN_VLLM_ENABLE_INFERENCE_V1_GENERATE=1, "
-        "or use the transport 'dynamo')"
+        "or use the transport 'dynamo'; for an SGLang use the transport 'sglang')"
     ),
 )
 _ADVICE = "whatever answers here is no token route"
-
-
-class _Span(msgspec.Struct):
-    version: str
-    start: int
-    end: int
 
 
 class _Choice(msgspec.Struct):
@@ -54,7 +50,7 @@ class _Choice(msgspec.Struct):
     finish_reason: str | None = None
     logprobs: LogprobsWire | None = None
     stop_reason: int | str | None = None
-    weight_versions: list[_Span] | None = None
+    weight_versions: list[SpanWire] | None = None
     text: str | None = None
 
 
@@ -125,7 +121,7 @@ class VllmTransport:
         choice = answer.choices[0]
         finish_reason = finish_reason_from(choice.finish_reason)
         check_completion(request, choice.token_ids, answer.usage)
-        check_stop_id(choice.token_ids, finish_reason, choice.stop_reason)
+        check_stop(request, choice.token_ids, finish_reason, choice.stop_reason)
         logprobs = paired_logprobs(choice.token_ids, choice.logprobs)
         return Generation(
             tokens=make_tokens(request.prompt_ids, choice.token_ids, logprobs),
@@ -135,7 +131,7 @@ class VllmTransport:
             model=answer.model or "",
             usage=answer.usage.usage() if answer.usage is not None else Usage(),
             prompt_ids_echoed=echoed,
-            weight_spans=tuple(WeightSpan(s.version, s.start, s.end) for s in choice.weight_versions or ()),
+            weight_spans=weight_spans_from(choice.weight_versions),
             text=choice.text,
             prompt_logprobs=prompt_logprobs_from(request, answer.prompt_logprobs),
         )
