@@ -25,6 +25,7 @@ TokentrueError
 │   ├── EngineBusyError            429 / 503: later is fine (retryable)
 │   ├── EngineFailureError         5xx, or an error inside a 200
 │   ├── AbortedError               the engine gave up a turn half way (abort, cancelled, no finish)
+│   ├── WeightUpdateError          an update of an engine's weights stopped half way
 │   ├── MalformedReplyError        the reply is not what the wire promises
 │   ├── EvidenceError              law 4: the reply contradicts, or cannot show, what was asked
 │   └── AlignmentError             law 3: ids and log-probabilities do not belong together
@@ -38,6 +39,11 @@ Warnings, which are no errors: `SpelledMarkerWarning`, a message spells a specia
 """
 
 from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from tokentrue.generation import PartialGeneration
 
 
 class TokentrueError(Exception):
@@ -208,7 +214,39 @@ class EngineFailureError(EngineError):
 
 
 class AbortedError(EngineError):
-    """The engine gave up the turn half way: never a sample, whatever ids came with it."""
+    """The engine gave up the turn half way: never a sample, whatever ids came with it.
+
+    Args:
+        partial: What had been sampled, where the engine told it and it stood up to laws 3 and 4; a client that
+            resumes aborted turns continues from exactly these ids.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        status: int | None = None,
+        detail: str = "",
+        partial: PartialGeneration | None = None,
+    ) -> None:
+        super().__init__(message, status=status, detail=detail)
+        self.partial = partial
+
+
+class WeightUpdateError(EngineError):
+    """An update of an engine's weights stopped half way; `__cause__` is what stopped it.
+
+    Args:
+        step: "pause", "load", "set_version", "reset_prefix_cache" or "resume".
+        state: "running", "paused", or "unknown" where the engine did not answer: whether it samples now.
+        weights: "old", "new", or "unknown": whose weights it holds.
+    """
+
+    def __init__(self, message: str, *, step: str, state: str, weights: str) -> None:
+        super().__init__(message)
+        self.step = step
+        self.state = state
+        self.weights = weights
 
 
 class MalformedReplyError(EngineError):

@@ -124,13 +124,44 @@ class Usage:
     cached_tokens: int | None = None
 
 
+class VersionSource(Enum):
+    """Who says which policy version sampled an id."""
+
+    ENGINE = "engine"
+    """The engine itself, in its reply."""
+    BRACKETED = "bracketed"
+    """The version was the same before and after the call."""
+    MIXED = "mixed"
+    """It was another one after the call than before: which of them sampled which id is not known."""
+    UNKNOWN = "unknown"
+    """Nobody says."""
+
+
 @dataclass(frozen=True, slots=True)
 class WeightSpan:
-    """The policy version that sampled completion ids `start` (included) to `end` (excluded)."""
+    """The policy version that sampled completion ids `start` (included) to `end` (excluded).
 
-    version: str
+    Args:
+        version: None exactly when it is not known: for `MIXED` and `UNKNOWN`.
+        between: Only for `MIXED`: the version before the call and the one after it.
+
+    Raises:
+        EngineError: It ends before it starts, or says of a version more or less than its source knows.
+    """
+
+    version: str | None
     start: int
     end: int
+    source: VersionSource = VersionSource.ENGINE
+    between: tuple[str, str] | None = None
+
+    def __post_init__(self) -> None:
+        is_known = self.source in (VersionSource.ENGINE, VersionSource.BRACKETED)
+        is_mixed = self.source is VersionSource.MIXED
+        if self.end < self.start or self.start < 0:
+            raise EngineError(f"a weight span cannot go from {self.start} to {self.end}")
+        if (self.version is not None) is not is_known or (self.between is not None) is not is_mixed:
+            raise EngineError(f"a weight span says more or less of its version than its source knows: {self!r}")
 
 
 PromptLogprobs = tuple[float | None, ...]
@@ -149,12 +180,14 @@ class Generation:
         request_id: The engine's own id of the request; "" when it has none.
         prompt_ids_echoed: True when the engine echoed the prompt ids and they were equal.
         text: What the engine itself decoded, when it did; never used for ids.
+        weight_spans: Which policy version sampled which ids; empty when nobody says.
         prompt_logprobs: The log-probability of each prompt id, None for the first, which follows nothing;
             None altogether unless `prompt_logprobs` was asked for.
         logprobs_mode: What the log-probabilities of the sampled ids mean.
+        resumed_at: Completion positions at which an aborted turn was continued by another request.
 
     Raises:
-        EngineError: The weight spans do not tile the completion.
+        EngineError: The weight spans do not tile the completion, or it was resumed outside of itself.
         AlignmentError: There is not one log-probability for each prompt id, or one is no finite number <= 0.
     """
 
@@ -169,20 +202,49 @@ class Generation:
     text: str | None = None
     prompt_logprobs: PromptLogprobs | None = None
     logprobs_mode: LogprobsMode = LogprobsMode.UNKNOWN
+    resumed_at: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         if self.prompt_logprobs is not None:
             _check_prompt_logprobs(self.prompt_logprobs, len(self.tokens.prompt_ids))
         completion_len = len(self.tokens.completion_ids)
-        position = 0
-        for span in self.weight_spans:
-            if span.start != position or span.end < span.start:
-                raise EngineError(f"weight spans do not tile the completion: {self.weight_spans!r}")
-            position = span.end
-        if self.weight_spans and position != completion_len:
+        _check_tiles(self.weight_spans, completion_len)
+        if any(not 0 <= position <= completion_len for position in self.resumed_at):
             raise EngineError(
-                f"weight spans end at {position}, the completion at {completion_len}: {self.weight_spans!r}"
+                f"a completion of {completion_len} ids cannot have been resumed at {self.resumed_at}"
             )
+
+
+@dataclass(frozen=True, slots=True)
+class PartialGeneration:
+    """What an engine had sampled when it gave up a turn; rides on an `AbortedError`, never a sample by itself.
+
+    Args:
+        tokens: Prompt ids as sent, the ids sampled so far (perhaps none) and their log-probabilities.
+        resumed_at: As in `Generation`: the turn may have been given up before.
+
+    Raises:
+        EngineError: The weight spans do not tile the ids.
+    """
+
+    tokens: TurnTokens
+    request_id: str = ""
+    usage: Usage = field(default_factory=Usage)
+    weight_spans: tuple[WeightSpan, ...] = ()
+    resumed_at: tuple[int, ...] = ()
+
+    def __post_init__(self) -> None:
+        _check_tiles(self.weight_spans, len(self.tokens.completion_ids))
+
+
+def _check_tiles(spans: tuple[WeightSpan, ...], completion_len: int) -> None:
+    position = 0
+    for span in spans:
+        if span.start != position:
+            raise EngineError(f"weight spans do not tile the completion: {spans!r}")
+        position = span.end
+    if spans and position != completion_len:
+        raise EngineError(f"weight spans end at {position}, the completion at {completion_len}: {spans!r}")
 
 
 _SHAPES_NOTHING = frozenset(

@@ -5,9 +5,17 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import Enum
 
-from tokentrue.generation import FinishReason, LogprobsMode, PromptLogprobs, Usage, WeightSpan
+from tokentrue.generation import (
+    FinishReason,
+    LogprobsMode,
+    PromptLogprobs,
+    Usage,
+    VersionSource,
+    WeightSpan,
+)
 from tokentrue.messages import Message
 from tokentrue.tokens import TurnTokens
+from tokentrue.weights import source_of
 
 
 class Junction(Enum):
@@ -122,6 +130,12 @@ class Turn:
     request_id: str = ""
     weight_spans: tuple[WeightSpan, ...] = ()
     logprobs_mode: LogprobsMode = LogprobsMode.UNKNOWN
+    resumed_at: tuple[int, ...] = ()
+
+    @property
+    def version_source(self) -> VersionSource:
+        """How well it is known which policy version sampled this turn's ids; see `source_of`."""
+        return source_of(self.weight_spans)
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,7 @@ from enum import Enum
 from typing import TypeVar
 
 from tokentrue.cli.door import CommandFailed, ExitCode
-from tokentrue.generation import LogprobsMode
+from tokentrue.generation import LogprobsMode, VersionSource
 from tokentrue.rollouts.comparison import BLOCK_TOKENS, Comparison, DriftExample
 from tokentrue.rollouts.laws import Law, LawCheck
 from tokentrue.rollouts.proof import Proof
@@ -40,6 +40,7 @@ def summary_lines(summary: Summary, duration_s: float | None = None) -> list[str
         lines.append(_row("junctions", _counts(summary.junctions)))
     if summary.turns:
         lines += _logprobs(summary)
+        lines += _weights(summary)
     if summary.errors:
         lines.append(
             _row("errors", ", ".join(f"{name} {count}" for name, count in sorted(summary.errors.items())))
@@ -184,6 +185,21 @@ def _logprobs(summary: Summary) -> list[str]:
     ]
     if summary.has_mixed_logprobs:
         lines.append(_row("", "MIXED: these mean different things, and no trainer can use them together"))
+    return lines
+
+
+def _weights(summary: Summary) -> list[str]:
+    """Policy versions, where they changed or were asked for; loud where a turn cannot be attributed."""
+    lines = []
+    is_told = len(summary.versions) > 1 or VersionSource.BRACKETED in summary.version_sources
+    if is_told or summary.mixed_turns:
+        ids = ", ".join(f"{count} ids of {version}" for version, count in sorted(summary.versions.items()))
+        lines.append(_row("weights", ids or "no version is known of any id"))
+    if summary.mixed_turns:
+        turns = f"{summary.mixed_turns} turns during which the weights changed"
+        lines.append(_row("", f"MIXED: {turns}; which id is of which version is not known"))
+    if summary.resumed_turns:
+        lines.append(_row("resumed", f"{summary.resumed_turns} turns were given up and continued"))
     return lines
 
 

@@ -27,6 +27,10 @@ def summary_json(summary: Summary) -> dict[str, Any]:
         "rendered_why": _by_value(summary.rendered_why),
         "junctions": _by_value(summary.junctions),
         "logprobs_modes": _by_value(summary.logprobs_modes),
+        "version_sources": _by_value(summary.version_sources),
+        "versions": dict(summary.versions),
+        "mixed_turns": summary.mixed_turns,
+        "resumed_turns": summary.resumed_turns,
         "unexplained": summary.unexplained,
         "laws": {
             str(check.law.value): {"checked": check.checked, "broken": check.broken} for check in summary.laws

@@ -39,10 +39,10 @@ from tokentrue.rollouts.record_rows import (
 )
 from tokentrue.rollouts.trajectory import EpisodeRecord, RunInfo, TurnRecord
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 """Grows with every change of the columns. Older records are read; what they lack is read as None."""
 
-_ADDED = {2: ("logprobs_mode",)}
+_ADDED = {2: ("logprobs_mode",), 3: ("weight_evidence", "resumed_at")}
 """The columns that came with a schema version; version 1 has all others."""
 
 _TURNS = "turns"
@@ -55,6 +55,9 @@ _VERSION_KEY = b"tokentrue_schema_version"
 _IDS = pa.list_(pa.int32())
 _SPAN = pa.struct([("start", pa.int32()), ("end", pa.int32()), ("owner", pa.int32()), ("kind", pa.int8())])
 _WEIGHT_SPAN = pa.struct([("version", pa.string()), ("start", pa.int32()), ("end", pa.int32())])
+_WEIGHT_EVIDENCE = pa.struct([("source", pa.string()), ("before", pa.string()), ("after", pa.string())])
+"""Of the weight span at the same place in `weight_spans`: who says so, and what a mixed turn is between."""
+
 
 _TURN_SCHEMA = pa.schema(
     [
@@ -87,6 +90,8 @@ _TURN_SCHEMA = pa.schema(
         ("message", pa.string()),
         ("duration_s", pa.float64()),
         ("logprobs_mode", pa.string()),
+        ("weight_evidence", pa.list_(_WEIGHT_EVIDENCE)),
+        ("resumed_at", pa.list_(pa.int32())),
     ],
     metadata={_VERSION_KEY: str(SCHEMA_VERSION)},
 )

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from tokentrue.errors import RecordError, TokentrueError
-from tokentrue.generation import EngineInfo, FinishReason, LogprobsMode, Usage, WeightSpan
+from tokentrue.generation import EngineInfo, FinishReason, LogprobsMode, Usage, VersionSource, WeightSpan
 from tokentrue.messages import Message, messages_from
 from tokentrue.rollouts.environment import StopReason
 from tokentrue.rollouts.trajectory import EpisodeError, EpisodeRecord, Phase, RunInfo, TurnRecord
@@ -127,13 +127,16 @@ def turn_row(record: TurnRecord, stored: StoredPrompt) -> Row:
         "usage_cached": turn.usage.cached_tokens,
         "request_id": _utf8(turn.request_id),
         "weight_spans": [
-            {"version": _utf8(span.version), "start": span.start, "end": span.end} for span in turn.weight_spans
+            {"version": _maybe_utf8(span.version), "start": span.start, "end": span.end}
+            for span in turn.weight_spans
         ],
         "messages_kept": record.messages_kept,
         "new_messages": _messages_json(record.new_messages),
         "message": _messages_json((record.message,)),
         "duration_s": record.duration_s,
         "logprobs_mode": turn.logprobs_mode.value,
+        "weight_evidence": [_evidence(span) for span in turn.weight_spans],
+        "resumed_at": list(turn.resumed_at),
     }
 
 
@@ -194,9 +197,32 @@ def _turn(row: Row, prompt_ids: TokenIds) -> Turn:
             for span in row["prompt_spans"]
         ),
         request_id=row["request_id"],
-        weight_spans=tuple(WeightSpan(s["version"], s["start"], s["end"]) for s in row["weight_spans"]),
+        weight_spans=_weight_spans(row),
         # Records of schema version 1 do not say.
         logprobs_mode=LogprobsMode(row["logprobs_mode"] or LogprobsMode.UNKNOWN),
+        resumed_at=tuple(row["resumed_at"] or ()),
+    )
+
+
+def _evidence(span: WeightSpan) -> Row:
+    before, after = span.between if span.between is not None else (None, None)
+    return {"source": span.source.value, "before": _maybe_utf8(before), "after": _maybe_utf8(after)}
+
+
+def _weight_spans(row: Row) -> tuple[WeightSpan, ...]:
+    # Before schema version 3 only engines said anything of versions.
+    said = row["weight_evidence"]
+    if said is None:
+        said = [{"source": VersionSource.ENGINE, "before": None, "after": None} for _ in row["weight_spans"]]
+    return tuple(
+        WeightSpan(
+            span["version"],
+            span["start"],
+            span["end"],
+            VersionSource(why["source"]),
+            None if why["before"] is None else (why["before"], why["after"]),
+        )
+        for span, why in zip(row["weight_spans"], said, strict=True)
     )
 
 
@@ -298,6 +324,10 @@ def _messages_json(messages: Sequence[Message]) -> str:
 
 def _messages(text: str) -> tuple[Message, ...]:
     return messages_from(json.loads(text))
+
+
+def _maybe_utf8(text: str | None) -> str | None:
+    return None if text is None else _utf8(text)
 
 
 def _utf8(text: str) -> str:

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from tokentrue.generation import LogprobsMode
+from tokentrue.generation import LogprobsMode, VersionSource
 from tokentrue.rollouts.environment import StopReason
 from tokentrue.rollouts.laws import Law, LawCheck, check_laws
 from tokentrue.rollouts.trajectory import EpisodeRecord, TurnRecord
@@ -35,6 +35,9 @@ class Summary:
         rendered_why: Turns that were not bridged, by reason.
         junctions: Bridged turns by what happened at the junction.
         logprobs_modes: Turns by what their log-probabilities mean.
+        version_sources: Turns by how well it is known which policy version sampled them.
+        versions: Sampled ids by policy version, where it is known.
+        resumed_turns: Turns that were given up and continued at least once.
         unexplained: Turns whose reason does not explain them (law 5); must be 0.
         laws: What each law looked at and found.
     """
@@ -53,6 +56,9 @@ class Summary:
     rendered_why: Mapping[Why, int]
     junctions: Mapping[Junction, int]
     logprobs_modes: Mapping[LogprobsMode, int]
+    version_sources: Mapping[VersionSource, int]
+    versions: Mapping[str, int]
+    resumed_turns: int
     unexplained: int
     laws: tuple[LawCheck, ...]
 
@@ -60,6 +66,11 @@ class Summary:
     def success_rate(self) -> float | None:
         """Successes among the scored episodes, or None when none was scored."""
         return self.succeeded / self.scored if self.scored else None
+
+    @property
+    def mixed_turns(self) -> int:
+        """Turns during which the weights changed, and nobody knows which of their ids are of which version."""
+        return self.version_sources.get(VersionSource.MIXED, 0)
 
     @property
     def bridged(self) -> int:
@@ -75,6 +86,15 @@ class Summary:
     def laws_hold(self) -> bool:
         """Whether no law was broken."""
         return all(check.holds for check in self.laws)
+
+
+def _ids_by_version(recorded: Iterable[TurnRecord]) -> Counter[str]:
+    counts: Counter[str] = Counter()
+    for record in recorded:
+        for span in record.turn.weight_spans:
+            if span.version is not None:
+                counts[span.version] += span.end - span.start
+    return counts
 
 
 def summarize(episodes: Iterable[EpisodeRecord], turns: Iterable[TurnRecord]) -> Summary:
@@ -101,6 +121,9 @@ def summarize(episodes: Iterable[EpisodeRecord], turns: Iterable[TurnRecord]) ->
         rendered_why=Counter(stitch.why for stitch in stitches if stitch.how is not How.BRIDGED),
         junctions=Counter(stitch.junction for stitch in stitches if stitch.junction is not None),
         logprobs_modes=Counter(record.turn.logprobs_mode for record in recorded),
+        version_sources=Counter(record.turn.version_source for record in recorded),
+        versions=_ids_by_version(recorded),
+        resumed_turns=sum(bool(record.turn.resumed_at) for record in recorded),
         unexplained=sum(check.broken for check in laws if check.law is Law.NO_SILENT_FALLBACK),
         laws=laws,
     )

@@ -13,8 +13,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from tokentrue.errors import AlignmentError
+from tokentrue.generation import VersionSource, WeightSpan
 from tokentrue.tokens import BoolArray, FloatArray, IntArray
 from tokentrue.turns import How, Junction, Turn
+from tokentrue.weights import moved, source_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,12 +29,15 @@ class TrainingSample:
         logprobs: Shape (T,), float64, nats: the engine's log-probability where `loss_mask` is True,
             NaN elsewhere: there is none.
         turns: Indices of the turns along the branch, first to last.
+        weight_spans: Which policy version sampled the ids that are trained here, in positions of `token_ids`. They
+            cover exactly those ids; where nobody knows, a span says that.
     """
 
     token_ids: IntArray
     loss_mask: BoolArray
     logprobs: FloatArray
     turns: tuple[int, ...]
+    weight_spans: tuple[WeightSpan, ...] = ()
 
     def __post_init__(self) -> None:
         lengths = {len(self.token_ids), len(self.loss_mask), len(self.logprobs)}
@@ -40,6 +45,28 @@ class TrainingSample:
             raise AlignmentError(f"ids, loss mask and log-probabilities differ in length: {sorted(lengths)}")
         if bool(np.isnan(self.logprobs[self.loss_mask]).any()):
             raise AlignmentError("a trained id has no log-probability")
+        covered = np.zeros(len(self.token_ids), dtype=np.bool_)
+        for span in self.weight_spans:
+            covered[span.start : span.end] = True
+        if self.weight_spans and not np.array_equal(covered, self.loss_mask):
+            raise AlignmentError("the weight spans do not cover exactly the ids that are trained")
+
+    @property
+    def policy_versions(self) -> tuple[str | None, ...]:
+        """The policy version that sampled each id.
+
+        None where the id was not sampled or is not trained here, and where its version is not known:
+        `version_source` and the spans tell these apart.
+        """
+        versions: list[str | None] = [None] * len(self.token_ids)
+        for span in self.weight_spans:
+            versions[span.start : span.end] = [span.version] * (span.end - span.start)
+        return tuple(versions)
+
+    @property
+    def version_source(self) -> VersionSource:
+        """How well the versions of the trained ids are known, at worst; see `source_of`."""
+        return source_of(self.weight_spans)
 
 
 def training_samples(
@@ -86,6 +113,7 @@ def _sample(path: Sequence[Turn], trained: set[int]) -> TrainingSample:
     ids = path[-1].tokens.all_ids().array()
     mask = np.zeros(len(ids), dtype=np.bool_)
     logprobs = np.full(len(ids), np.nan, dtype=np.float64)
+    spans: list[WeightSpan] = []
     for turn in path:
         if turn.index in trained:
             continue
@@ -98,4 +126,6 @@ def _sample(path: Sequence[Turn], trained: set[int]) -> TrainingSample:
             )
         mask[start:end] = True
         logprobs[start:end] = turn.tokens.completion_logprobs.array()
-    return TrainingSample(ids, mask, logprobs, tuple(turn.index for turn in path))
+        said = turn.weight_spans or (WeightSpan(None, 0, end - start, VersionSource.UNKNOWN),)
+        spans.extend(moved(said, start))
+    return TrainingSample(ids, mask, logprobs, tuple(turn.index for turn in path), tuple(spans))

@@ -121,6 +121,7 @@ class Session:
             request_id=generation.request_id,
             weight_spans=generation.weight_spans,
             logprobs_mode=generation.logprobs_mode,
+            resumed_at=generation.resumed_at,
         )
         self._tree.commit(stitched.hashes, turn, message)
         return turn

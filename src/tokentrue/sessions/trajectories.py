@@ -190,6 +190,11 @@ def _cut_sample(sample: TrainingSample, max_seq_len: int) -> TrainingSample:
         token_ids=sample.token_ids[:max_seq_len],
         loss_mask=sample.loss_mask[:max_seq_len],
         logprobs=sample.logprobs[:max_seq_len],
+        weight_spans=tuple(
+            replace(span, end=min(span.end, max_seq_len))
+            for span in sample.weight_spans
+            if span.start < max_seq_len
+        ),
     )
 
 
@@ -198,4 +203,5 @@ def _masked(sample: TrainingSample) -> TrainingSample:
         sample,
         loss_mask=np.zeros(len(sample.token_ids), dtype=np.bool_),
         logprobs=np.full(len(sample.token_ids), np.nan),
+        weight_spans=(),
     )

@@ -31,6 +31,7 @@ from tokentrue.generation import (
     FinishReason,
     GenerateRequest,
     Generation,
+    PartialGeneration,
     PromptLogprobs,
     Usage,
     make_tokens,
@@ -38,13 +39,16 @@ from tokentrue.generation import (
 from tokentrue.sampling import SamplingParams
 from tokentrue.transports.bodies import JSON_HEADERS, check_prompt, json_bytes, with_ids
 from tokentrue.transports.evidence import (
+    ABORTED_WORDS,
     LOGPROB_TOLERANCE,
     NOT_THERE,
     LogprobItem,
     LogprobsWire,
     UsageWire,
+    aborted_with,
     asks_prompt_logprobs,
     check_completion,
+    check_partial,
     check_prompt_count,
     check_stop,
     check_values,
@@ -186,7 +190,13 @@ class DynamoTransport:
         finish_reason = finish_reason_from(choice.finish_reason)
         ids = _sampled_ids(request, choice, nvext)
         echoed = _check_used(request, answer.usage, nvext)
-        _check_finished(request, finish_reason, ids, answer.usage, nvext)
+        try:
+            _check_finished(request, finish_reason, ids, answer.usage, nvext)
+        except AbortedError as exc:
+            if nvext.detailed_finish_reason not in ABORTED_WORDS or ids is None:
+                raise
+            sampled = ids
+            raise aborted_with(exc, lambda: _partial(request, sampled, answer, nvext)) from None
         if ids is None:
             raise EvidenceError(f"the reply carries no sampled ids; {ADVICE}", status=200)
         check_completion(request, ids, answer.usage)
@@ -215,6 +225,16 @@ class DynamoTransport:
             EngineError: The reply is no model list.
         """
         return read_model_cards(reply, WORDS)
+
+
+def _partial(request: GenerateRequest, ids: list[int], answer: _Reply, nvext: NvextWire) -> PartialGeneration:
+    check_partial(request, ids, answer.usage)
+    logprobs = _logprobs(request, ids, answer.choices[0], nvext) if ids else []
+    return PartialGeneration(
+        tokens=make_tokens(request.prompt_ids, ids, logprobs),
+        request_id=answer.id or "",
+        usage=answer.usage.usage() if answer.usage is not None else Usage(),
+    )
 
 
 def nvext_and_body(

@@ -5,7 +5,7 @@ Nothing here repairs: a check passes, or its error names the position and both v
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 import msgspec
@@ -16,8 +16,16 @@ from tokentrue.errors import (
     EmptyCompletionError,
     EvidenceError,
     MalformedReplyError,
+    TokentrueError,
 )
-from tokentrue.generation import FinishReason, GenerateRequest, PromptLogprobs, Usage, WeightSpan
+from tokentrue.generation import (
+    FinishReason,
+    GenerateRequest,
+    PartialGeneration,
+    PromptLogprobs,
+    Usage,
+    WeightSpan,
+)
 from tokentrue.sampling import SamplingParams
 
 SENTINEL_LOGPROB = -9999.0
@@ -317,6 +325,28 @@ def finish_reason_from(word: str | None) -> FinishReason:
     if word is None or word in ("abort", "cancelled", "content_filter") or word.startswith("error"):
         raise AbortedError(f"the engine gave up the turn: finish_reason is {word!r}", status=200)
     raise MalformedReplyError(f"finish_reason {word!r} is unknown", status=200)
+
+
+ABORTED_WORDS = frozenset({"abort", "cancelled"})
+"""Finish reasons of a turn that was given up from outside; its ids were sampled like any others."""
+
+
+def aborted_with(exc: AbortedError, build: Callable[[], PartialGeneration]) -> AbortedError:
+    """`exc` with what had been sampled, or with the reason why that is not usable.
+
+    Args:
+        build: Makes the partial generation, and raises where it does not stand up to the laws.
+    """
+    try:
+        return AbortedError(str(exc), status=exc.status, partial=build())
+    except TokentrueError as why:
+        return AbortedError(f"{exc}; the ids that came with it are not usable: {why}", status=exc.status)
+
+
+def check_partial(request: GenerateRequest, ids: Sequence[int], usage: UsageWire | None) -> None:
+    """`check_completion` for a turn that was given up, which may have no ids yet."""
+    if ids:
+        check_completion(request, ids, usage)
 
 
 def check_stop(

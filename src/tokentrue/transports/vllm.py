@@ -11,15 +11,18 @@ from dataclasses import dataclass
 
 import msgspec
 
-from tokentrue.errors import MalformedReplyError
-from tokentrue.generation import GenerateRequest, Generation, Usage, make_tokens
+from tokentrue.errors import AbortedError, MalformedReplyError
+from tokentrue.generation import GenerateRequest, Generation, PartialGeneration, Usage, make_tokens
 from tokentrue.transports.bodies import JSON_HEADERS, check_prompt, json_bytes, with_ids
 from tokentrue.transports.evidence import (
+    ABORTED_WORDS,
     NOT_THERE,
     LogprobsWire,
     SpanWire,
     UsageWire,
+    aborted_with,
     check_completion,
+    check_partial,
     check_prompt_count,
     check_stop,
     echo_equals,
@@ -112,6 +115,7 @@ class VllmTransport:
             EngineError, OverlongPromptError: The reply is an error, or contradicts what was asked.
             AlignmentError: Log-probabilities are missing or are not those of the sampled ids, or of the prompt's.
             EmptyCompletionError: No id was sampled.
+            AbortedError: The turn was given up; `partial` has what was sampled.
         """
         answer = _decoded(request, reply)
         if len(answer.choices) != 1:
@@ -119,7 +123,12 @@ class VllmTransport:
         check_prompt_count(request, answer.usage, _ADVICE)
         echoed = echo_equals(request, answer.prompt_token_ids, "prompt_token_ids", _ADVICE)
         choice = answer.choices[0]
-        finish_reason = finish_reason_from(choice.finish_reason)
+        try:
+            finish_reason = finish_reason_from(choice.finish_reason)
+        except AbortedError as exc:
+            if choice.finish_reason not in ABORTED_WORDS:
+                raise
+            raise aborted_with(exc, lambda: _partial(request, answer, choice)) from None
         check_completion(request, choice.token_ids, answer.usage)
         check_stop(request, choice.token_ids, finish_reason, choice.stop_reason)
         logprobs = paired_logprobs(choice.token_ids, choice.logprobs)
@@ -147,6 +156,17 @@ class VllmTransport:
             EngineError: The reply is no model list.
         """
         return read_model_cards(reply, WORDS)
+
+
+def _partial(request: GenerateRequest, answer: _Reply, choice: _Choice) -> PartialGeneration:
+    check_partial(request, choice.token_ids, answer.usage)
+    logprobs = paired_logprobs(choice.token_ids, choice.logprobs) if choice.token_ids else []
+    return PartialGeneration(
+        tokens=make_tokens(request.prompt_ids, choice.token_ids, logprobs),
+        request_id=answer.request_id or "",
+        usage=answer.usage.usage() if answer.usage is not None else Usage(),
+        weight_spans=weight_spans_from(choice.weight_versions) if choice.token_ids else (),
+    )
 
 
 def _decoded(request: GenerateRequest, reply: HttpReply) -> _Reply:
