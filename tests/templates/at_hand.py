@@ -31,7 +31,7 @@ from tokentrue.rendering.bridge import Bridge
 from tokentrue.rendering.chat_template import ChatTemplate
 from tokentrue.rendering.formats.parsed import CallStatus
 from tokentrue.rendering.renderer import make_renderer
-from tokentrue.rendering.stops import derive_stop_ids
+from tokentrue.rendering.stops import derive_stops
 from tokentrue.rendering.template_messages import probe_message_form
 from tokentrue.rendering.tokenizer import Tokenizer, read_stop_ids
 
@@ -134,7 +134,7 @@ def renderer_for(template: Template) -> Renderer:
     named, _ = read_stop_ids(unpacked(template.folder), tokenizer)
     by_family = [text for mark, texts in _NAMED_STOPS if mark in template.source for text in texts]
     added = [info.id for text in by_family if (info := tokenizer.added_token(text)) is not None]
-    derived = derive_stop_ids(chat, probe_message_form(chat), tokenizer)
+    derived = derive_stops(chat, probe_message_form(chat), tokenizer, (*named, *added)).ids
     return make_renderer(tokenizer, chat, tuple(dict.fromkeys((*named, *derived, *added))), template.name)
 
 

@@ -128,6 +128,7 @@ def certificate_json(renderer: Renderer, findings: list[Finding]) -> dict[str, A
         "reasoning_format": certificate.reasoning_format,
         "reasoning_retention": retention(certificate),
         "tool_format": certificate.tool_format,
+        "stop_doubts": list(certificate.stop_doubts),
         "bridged": not any(is_unbridged(finding) for finding in findings),
         "findings": [
             {
@@ -155,6 +156,7 @@ def certificate_lines(renderer: Renderer, findings: list[Finding]) -> list[str]:
         _row("prompt", repr(certificate.generation_prompt)),
         _row("reasoning", f"{certificate.reasoning_format or _ABSENT}; in history: {retention(certificate)}"),
         _row("tools", certificate.tool_format or "tool calls are not read"),
+        *(_cut(f"uncertain: {doubt}") for doubt in certificate.stop_doubts),
         "",
         f"{'follow-up':<24}{'tools':<7}{'outcome':<14}{'junction':<16}history",
     ]

@@ -22,7 +22,7 @@ from tokentrue.rendering.formats.reasoning import ReasoningFormat
 from tokentrue.rendering.spans import character_spans, token_spans
 from tokentrue.rendering.spelled import Written
 from tokentrue.rendering.tail import BridgeRefused, FollowUp, Seam, Tail, TailFinder
-from tokentrue.rendering.tokenizer import AddedTokenInfo, Match, Tokenizer
+from tokentrue.rendering.tokenizer import Match, Tokenizer
 from tokentrue.tokens import TokenIds
 from tokentrue.turns import Junction, TokenKind, TokenSpan, Why
 
@@ -141,7 +141,7 @@ class BridgeBuilder:
                 Why.UNSTABLE_JOIN, f"{close.text!r} does not stay one token in front of {tail.text[:40]!r}"
             )
         junction = self._junction(completion_ids, tail.seam, finish_reason)
-        inserted = self._inserted(junction, prompt_ids, completion_ids, close)
+        inserted = self._inserted(junction, prompt_ids, completion_ids, tail.seam)
         kept = completion_ids
         if junction is Junction.OPENER_DROPPED:
             kept = TokenIds(completion_ids[:-1])
@@ -175,9 +175,12 @@ class BridgeBuilder:
         return Junction.CLOSE_ADDED
 
     def _inserted(
-        self, junction: Junction, prompt_ids: TokenIds, completion_ids: TokenIds, close: AddedTokenInfo
+        self, junction: Junction, prompt_ids: TokenIds, completion_ids: TokenIds, seam: Seam
     ) -> tuple[int, ...]:
-        if junction in (Junction.CLOSE_RESTORED, Junction.OPENER_DROPPED):
+        close = seam.close
+        if junction is Junction.CLOSE_RESTORED:
+            return (seam.sampled.id,)
+        if junction is Junction.OPENER_DROPPED:
             return (close.id,)
         if junction is Junction.STOP_REWRITTEN and close.id in self.opener_ids:
             return (close.id,)

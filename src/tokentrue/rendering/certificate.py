@@ -18,6 +18,7 @@ from tokentrue.rendering.bridge import Bridge, BridgeBuilder
 from tokentrue.rendering.independence import history_matters_nowhere
 from tokentrue.rendering.tail import BridgeRefused, FollowUp, TailFinder
 from tokentrue.rendering.template_messages import PROBE_TOOL
+from tokentrue.rendering.tokenizer import AddedTokenInfo
 from tokentrue.tokens import TokenIds
 from tokentrue.turns import Junction
 
@@ -79,6 +80,8 @@ class Certificate:
         reasoning_format, tool_format: The recognised grammars, by name; None when there is none.
         short_history: Whether a bridge may be found without rendering the whole conversation (law 8).
         findings: One per probe.
+        stop_doubts: One sentence for each kind of message whose stop nobody named and the template does not
+            show for certain, and how to name it.
     """
 
     template_hash: str
@@ -90,6 +93,7 @@ class Certificate:
     tool_format: str | None
     short_history: bool
     findings: tuple[Finding, ...]
+    stop_doubts: tuple[str, ...] = ()
 
     def finding(self, kind: FollowUpKind, with_tools: bool) -> Finding | None:
         """The result for one kind of follow-up; None when it was not probed."""
@@ -169,18 +173,20 @@ def _judge(builder: BridgeBuilder, probe: _Probe, before: tuple[Message, ...]) -
     tail = builder.tails.derive(follow_up)
     if isinstance(tail, BridgeRefused):
         return finding(Verdict.REFUSED, None, f"{tail.why.value}: {tail.detail}")
-    close = tail.seam.close
+    close, stop = tail.seam.close, tail.seam.sampled
     said = ended[_common(prompt, ended) :]
     if not tail.seam.is_opener:
-        said = said.split(close.text)[0]
+        said = said.split(stop.text)[0]
     prompt_ids = TokenIds(builder.tokenizer.encode(prompt))
     sampled = _sampled_behind(builder, prompt, said)
-    sampled = sampled[: len(sampled) // 2] if probe.truncated else [*sampled, close.id]
+    sampled = sampled[: len(sampled) // 2] if probe.truncated else [*sampled, stop.id]
     reason = FinishReason.LENGTH if probe.truncated else FinishReason.STOP
     bridge = builder.bridge(prompt_ids, TokenIds(sampled), follow_up, reason)
     if isinstance(bridge, BridgeRefused):
         return finding(Verdict.REFUSED, None, f"{bridge.why.value}: {bridge.detail}")
-    return finding(*_compare(builder, bridge, full, truncated=probe.truncated))
+    if probe.truncated:
+        return finding(Verdict.EXACT_BEHIND_JUNCTION, bridge.junction, "")
+    return finding(*_compare(builder, bridge, full, close))
 
 
 def _sampled_behind(builder: BridgeBuilder, prompt: str, said: str) -> list[int]:
@@ -192,15 +198,20 @@ def _sampled_behind(builder: BridgeBuilder, prompt: str, said: str) -> list[int]
 
 
 def _compare(
-    builder: BridgeBuilder, bridge: Bridge, full: str, *, truncated: bool
+    builder: BridgeBuilder, bridge: Bridge, full: str, close: AddedTokenInfo
 ) -> tuple[Verdict, Junction, str]:
-    if truncated:
-        return Verdict.EXACT_BEHIND_JUNCTION, bridge.junction, ""
     full_ids = builder.tokenizer.encode(full)
     if bridge.prompt_ids == full_ids:
         return Verdict.EXACT, bridge.junction, ""
-    at = _common(bridge.prompt_ids.tolist(), full_ids)
-    ours = builder.tokenizer.decode(bridge.prompt_ids[at : at + 12])
+    bridged = bridge.prompt_ids.tolist()
+    if bridge.junction is Junction.STOP_REWRITTEN:
+        stop = builder.tokenizer.id_text(bridged[bridge.known_len - 1])
+        bridged[bridge.known_len - 1] = close.id
+        if bridged == full_ids:
+            detail = f"the sampled {stop!r} is kept, which history spells {close.text!r}"
+            return Verdict.EXACT_BEHIND_JUNCTION, bridge.junction, detail
+    at = _common(bridged, full_ids)
+    ours = builder.tokenizer.decode(bridged[at : at + 12])
     theirs = builder.tokenizer.decode(full_ids[at : at + 12])
     return Verdict.TEMPLATE_REWRITES_HISTORY, bridge.junction, f"sampled {ours!r}, full rendering {theirs!r}"
 
@@ -247,7 +258,7 @@ def kind_of(new: tuple[Message, ...]) -> FollowUpKind | None:
     return None
 
 
-def certify(builder: BridgeBuilder, tool_format: str | None) -> Certificate:
+def certify(builder: BridgeBuilder, tool_format: str | None, stop_doubts: tuple[str, ...] = ()) -> Certificate:
     """Probe one template and tokenizer; about fifty short renderings."""
     findings: list[Finding] = []
     for probe in _probes():
@@ -268,6 +279,7 @@ def certify(builder: BridgeBuilder, tool_format: str | None) -> Certificate:
         tool_format=tool_format,
         short_history=builder.tails.short_is_enough,
         findings=tuple(findings),
+        stop_doubts=stop_doubts,
     )
 
 

@@ -29,7 +29,7 @@ from tokentrue.rendering.reader import ParsedResponse, Reader
 from tokentrue.rendering.rendered import UNKNOWN_WRITERS, MaskedConversation, RenderedTokens
 from tokentrue.rendering.spans import character_spans, token_spans
 from tokentrue.rendering.spelled import MarkerPolicy, SpelledMarkers, Written, control_markers
-from tokentrue.rendering.stops import derive_stop_ids
+from tokentrue.rendering.stops import DerivedStops, derive_stops
 from tokentrue.rendering.streaming import StreamingReader
 from tokentrue.rendering.tail import BridgeRefused, FollowUp, TailFinder
 from tokentrue.rendering.template_messages import MessageForm, probe_message_form
@@ -58,12 +58,14 @@ class Renderer:
     tool_format: ToolFormat | None = field(repr=False)
     markers: SpelledMarkers = field(repr=False)
     folder: str
+    stop_doubts: tuple[str, ...] = field(default=(), repr=False)
     _certificates: list[Certificate] = field(default_factory=list, init=False, repr=False, compare=False)
 
     def with_template_kwargs(self, template_kwargs: Mapping[str, Any]) -> Renderer:
         """The same folder with further variables for the template; everything is derived anew."""
         template = replace(self.template, kwargs={**self.template.kwargs, **template_kwargs})
-        return make_renderer(self.tokenizer, template, self.stop_ids, self.folder, self.markers.policy)
+        policy, doubts = self.markers.policy, self.stop_doubts
+        return make_renderer(self.tokenizer, template, self.stop_ids, self.folder, policy, doubts)
 
     def render_text(
         self, messages: Messages, *, tools: Tools | None = None, add_generation_prompt: bool = True
@@ -238,7 +240,7 @@ class Renderer:
         """What was proved about this template and tokenizer; computed on first use."""
         if not self._certificates:
             name = self.tool_format.name if self.tool_format is not None else None
-            self._certificates.append(certify(self.bridges, name))
+            self._certificates.append(certify(self.bridges, name, self.stop_doubts))
         return self._certificates[0]
 
 
@@ -258,9 +260,9 @@ def load_renderer(
 
     Args:
         path_or_name: A folder with tokenizer.json, and chat_template.jinja or tokenizer_config.json;
-            generation_config.json names the stop ids; without it, the template's own close is added to
-            the tokenizer's eos. "embedded" is the model that comes with the package; other names are not
-            looked up on a hub.
+            generation_config.json names the stop ids; without it, the stops that the template shows for
+            certain are added to the tokenizer's eos, and the certificate names the doubts. "embedded" is the
+            model that comes with the package; other names are not looked up on a hub.
         template_kwargs: Further variables for the template, such as `{"enable_thinking": False}`.
         stop_token_ids: Further stop ids, in addition to the folder's own.
         now: What `strftime_now` tells the template; None is the time of this call, fixed from then on.
@@ -286,14 +288,15 @@ def load_renderer(
     )
     named, complete = read_stop_ids(folder, tokenizer)
     form = probe_message_form(template)
-    derived = () if complete else derive_stop_ids(template, form, tokenizer)
-    stop_ids = tuple(dict.fromkeys((*named, *derived, *stop_token_ids)))
+    named = tuple(dict.fromkeys((*named, *stop_token_ids)))
+    derived = DerivedStops(()) if complete else derive_stops(template, form, tokenizer, named)
+    stop_ids = tuple(dict.fromkeys((*named, *derived.ids)))
     if not stop_ids:
         raise TokenizerFolderError(
             f"{folder} names no stop token: neither generation_config.json (eos_token_id) nor "
             f"tokenizer_config.json (eos_token); pass stop_token_ids"
         )
-    return make_renderer(tokenizer, template, stop_ids, str(folder), policy)
+    return make_renderer(tokenizer, template, stop_ids, str(folder), policy, derived.doubts)
 
 
 def make_renderer(
@@ -302,8 +305,9 @@ def make_renderer(
     stop_ids: tuple[int, ...],
     folder: str,
     policy: MarkerPolicy = MarkerPolicy.AS_TEMPLATE,
+    stop_doubts: tuple[str, ...] = (),
 ) -> Renderer:
-    """Derive a renderer from its parts."""
+    """Derive a renderer from its parts; `stop_doubts` are told by its certificate."""
     form = probe_message_form(template)
     reasoning = derive_reasoning(template, form, tokenizer)
     tails = TailFinder(template, form, tokenizer, stop_ids)
@@ -331,4 +335,5 @@ def make_renderer(
         tool_format=tool_format,
         markers=markers,
         folder=folder,
+        stop_doubts=stop_doubts,
     )

@@ -21,6 +21,7 @@ from tokentrue.errors import TemplateRenderError
 from tokentrue.messages import Message, tools_digest
 from tokentrue.rendering.chat_template import ChatTemplate
 from tokentrue.rendering.glue import Stretch, locate_bodies, split_at_sentinels
+from tokentrue.rendering.rewritten_stop import find_rewritten_stop
 from tokentrue.rendering.sentinels import Masked, mask_assistant, mask_new
 from tokentrue.rendering.spelled import SpelledMarkers
 from tokentrue.rendering.template_messages import MessageForm
@@ -43,10 +44,17 @@ class BridgeRefused:
 
 @dataclass(frozen=True, slots=True)
 class Seam:
-    """Where the sampled message ends: its close, and whether that is the next role's opener."""
+    """Where the sampled message ends.
+
+    Args:
+        close: The token that ends it in history.
+        is_opener: Whether that is the next role's opener.
+        sampled: What a model samples in its place, where history spells the stop otherwise; else the close.
+    """
 
     close: AddedTokenInfo
     is_opener: bool
+    sampled: AddedTokenInfo
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,10 +193,14 @@ class TailFinder:
             return BridgeRefused(Why.TEMPLATE_RAISED, str(error))
         if not _words_are_unique(masked_text, real_text, assistant, new):
             return None
-        found = self._find_seam(masked_text, assistant, new)
+        between = _between(masked_text, assistant, new)
+        if isinstance(between, BridgeRefused):
+            return between
+        ended = self._ended(before, follow_up.tools, assistant)
+        found = self._find_seam(between, ended, new, follow_up.tools)
         if isinstance(found, BridgeRefused):
             return found
-        close, between = found
+        seam, between = found
         masked_tail = _behind(masked_text, assistant, between)
         real_tail = _behind(real_text, assistant, between)
         parts = split_at_sentinels(masked_tail or "", [body.sentinel for body in new.bodies])
@@ -200,7 +212,6 @@ class TailFinder:
             spelled = self._spelled((*before, *follow_up.new), follow_up.tools, real_text, real_tail)
         except TemplateRenderError as error:
             return BridgeRefused(Why.MARKER_WRITER_UNKNOWN, str(error))
-        seam = Seam(close, self._is_opener(before, follow_up.tools, assistant, close))
         return Tail(seam, real_tail, locate_bodies(parts, real_tail, new.bodies), spelled)
 
     def _spelled(
@@ -218,42 +229,58 @@ class TailFinder:
     def _render(self, messages: Sequence[Message], tools: tuple[dict[str, Any], ...]) -> str:
         return self.template.render_text(self.form.to_templates(messages), tools, add_generation_prompt=True)
 
-    def _find_seam(self, text: str, assistant: Masked, new: Masked) -> tuple[AddedTokenInfo, str] | BridgeRefused:
-        end = _end_of(text, assistant)
-        if end is None:
-            return BridgeRefused(Why.ASSISTANT_DROPPED, "the template drops the sampled assistant message")
-        missing = [body.owner for body in new.bodies if body.sentinel not in text]
-        if missing:
-            return BridgeRefused(Why.NEW_MESSAGE_DROPPED, f"the template drops the text of message {missing[0]}")
-        start = text.find(new.bodies[0].sentinel)
-        if start < end:
-            return BridgeRefused(
-                Why.REORDERED, "the template writes new text before the end of the sampled message"
-            )
-        between = text[end:start]
+    def _find_seam(
+        self, between: str, ended: str | None, new: Masked, tools: tuple[dict[str, Any], ...]
+    ) -> tuple[Seam, str] | BridgeRefused:
+        """The seam, and the text from the sampled message up to its end.
+
+        Args:
+            between: The text from the sampled message to the first new one.
+            ended: The text behind the sampled message when it is the last one; None when that is not rendered.
+        """
         stops = [info for i in self.stop_ids if (info := self.tokenizer.added_token_of_id(i)) is not None]
         found = [(between.find(info.text), -len(info.text), info) for info in stops if info.text in between]
-        if not found:
-            return BridgeRefused(
-                Why.NO_ATOMIC_CLOSE,
-                f"no stop token stands between the sampled message and the new one: {between!r}",
-            )
-        position, _, close = min(found, key=lambda item: item[:2])
-        return close, between[: position + len(close.text)]
+        if found:
+            position, _, close = min(found, key=lambda item: item[:2])
+            is_opener = ended is not None and close.text not in ended
+            return Seam(close, is_opener, close), between[: position + len(close.text)]
 
-    def _is_opener(
-        self,
-        before: Sequence[Message],
-        tools: tuple[dict[str, Any], ...],
-        assistant: Masked,
-        close: AddedTokenInfo,
-    ) -> bool:
+        def render(messages: Sequence[Message], add_generation_prompt: bool) -> str:
+            listed = self.form.to_templates(messages)
+            return self.template.render_text(listed, tools, add_generation_prompt=add_generation_prompt)
+
+        rewritten = find_rewritten_stop(render, self.tokenizer, stops, ended or "", between, new)
+        if rewritten is not None:
+            return Seam(rewritten.close, False, rewritten.stop), rewritten.gap
+        return BridgeRefused(
+            Why.NO_ATOMIC_CLOSE,
+            f"no stop token stands between the sampled message and the new one: {between!r}",
+        )
+
+    def _ended(
+        self, before: Sequence[Message], tools: tuple[dict[str, Any], ...], assistant: Masked
+    ) -> str | None:
+        """The text behind the sampled message when nothing follows it."""
         try:
-            ended = self.template.render_text(self.form.to_templates(before), tools)
+            text = self.template.render_text(self.form.to_templates(before), tools)
         except TemplateRenderError:
-            return False
-        end = _end_of(ended, assistant)
-        return end is not None and close.text not in ended[end:]
+            return None
+        end = _end_of(text, assistant)
+        return text[end:] if end is not None else None
+
+
+def _between(text: str, assistant: Masked, new: Masked) -> str | BridgeRefused:
+    """The text from the sampled message to the first new one."""
+    end = _end_of(text, assistant)
+    if end is None:
+        return BridgeRefused(Why.ASSISTANT_DROPPED, "the template drops the sampled assistant message")
+    missing = [body.owner for body in new.bodies if body.sentinel not in text]
+    if missing:
+        return BridgeRefused(Why.NEW_MESSAGE_DROPPED, f"the template drops the text of message {missing[0]}")
+    start = text.find(new.bodies[0].sentinel)
+    if start < end:
+        return BridgeRefused(Why.REORDERED, "the template writes new text before the end of the sampled message")
+    return text[end:start]
 
 
 def _words_are_unique(masked_text: str, real_text: str, assistant: Masked, new: Masked) -> bool:

@@ -128,6 +128,11 @@ class Tokenizer:
         """The added token that is spelled exactly `text`, if there is one."""
         return self._added.get(text)
 
+    def added_token_at(self, text: str, position: int) -> AddedTokenInfo | None:
+        """The longest added token that stands in `text` at `position`, if there is one."""
+        found = (info for spelled, info in self._added.items() if spelled and text.startswith(spelled, position))
+        return max(found, key=lambda info: len(info.text), default=None)
+
     def added_token_of_id(self, token_id: int) -> AddedTokenInfo | None:
         """The added token with that id, if there is one."""
         return self._added_ids.get(token_id)

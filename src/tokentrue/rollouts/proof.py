@@ -163,6 +163,8 @@ def _inserts(junction: Junction | None, tail: Tail, renderer: Renderer) -> list[
         return [[]]
     if junction is Junction.STOP_REWRITTEN:
         return [[], [close.id]]
+    if junction is Junction.CLOSE_RESTORED:
+        return [[tail.seam.sampled.id]]
     if junction is Junction.CLOSE_ADDED and renderer.reader.reasoning is not None:
         closing = renderer.reader.reasoning.closing_text
         return [[close.id], renderer.tokenizer.encode(closing + close.text)]
