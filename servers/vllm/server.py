@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import urllib.request
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -48,7 +49,9 @@ class VllmServer:
         model_folder: A Hugging Face folder with weights, tokenizer and configuration.
         work_folder: Where the log goes.
         tethered: End the server when this process ends.
-        flags: Further command line.
+        flags: Further flags of `vllm serve`.
+        left_out: Flags of ours that are not given.
+        settings: Further environment variables.
     """
 
     python: Path
@@ -58,6 +61,8 @@ class VllmServer:
     port: int | None = None
     flags: tuple[str, ...] = ()
     url: str = ""
+    left_out: frozenset[str] = frozenset()
+    settings: Mapping[str, str] = field(default_factory=dict)
     processes: list[ServerProcess] = field(default_factory=list)
 
     def __enter__(self) -> VllmServer:
@@ -71,9 +76,15 @@ class VllmServer:
         self.url = f"http://127.0.0.1:{port}"
         command = [str(self.python.with_name("vllm")), "serve", str(self.model_folder)]
         command += ["--host", "127.0.0.1", "--port", str(port), "--served-model-name", MODEL_NAME]
-        command += ["--max-model-len", str(CONTEXT_LIMIT), "--block-size", str(BLOCK_TOKENS), *_FLAGS, *self.flags]
+        command += ["--max-model-len", str(CONTEXT_LIMIT), "--block-size", str(BLOCK_TOKENS)]
+        command += [*(flag for flag in _FLAGS if flag not in self.left_out), *self.flags]
         self.processes.append(
-            ServerProcess(command, CPU_SETTINGS, self.work_folder / "vllm.log", tethered=self.tethered)
+            ServerProcess(
+                command,
+                {**CPU_SETTINGS, **self.settings},
+                self.work_folder / "vllm.log",
+                tethered=self.tethered,
+            )
         )
         try:
             wait_until(self._is_ready, self.processes, READY_TIMEOUT_S)

@@ -179,6 +179,7 @@ _RULES: Mapping[str, Rule] = {
     "bridge_tokenizer": _one_of(*BRIDGE_TOKENIZERS),
     "on_unsupported": _one_of(*ON_UNSUPPORTED),
     "clip_max_tokens": _boolean,
+    "measure_logprobs": _boolean,
     "data_parallel_rank": _maybe(_integer(0)),
     "timeout": _seconds,
     "connect_timeout": _seconds,
@@ -284,6 +285,8 @@ class ClientConfig:
             `/tokenize`), or "auto": local where there is a renderer.
         on_unsupported: What a parameter that the engine cannot take does: "raise", or "warn" and leave it out.
         clip_max_tokens: Lower `max_tokens` to the room that is left, where the engine refuses it as too large.
+        measure_logprobs: Find out what the endpoint's log-probabilities mean, by a few requests for few tokens
+            behind the first turn for which it matters; else such turns say "unknown".
         data_parallel_rank: Sent as `X-data-parallel-rank`; on SGLang's `/generate`, in the body.
         timeout: Seconds for one whole request.
         connect_timeout: Seconds for one TCP and TLS handshake.
@@ -311,6 +314,7 @@ class ClientConfig:
     bridge_tokenizer: str = "auto"
     on_unsupported: str = "raise"
     clip_max_tokens: bool = False
+    measure_logprobs: bool = True
     data_parallel_rank: int | None = None
     timeout: float = 3600.0
     connect_timeout: float = 5.0

@@ -297,6 +297,29 @@ def common_logprobs_mode(modes: Iterable[LogprobsMode]) -> LogprobsMode:
     return found[0] if found else LogprobsMode.ALIKE
 
 
+_HOW_TO_GET = {
+    LogprobsMode.RAW: "vLLM's --logprobs-mode raw_logprobs",
+    LogprobsMode.SCALED: "SGLang",
+    LogprobsMode.PROCESSED: "vLLM's --logprobs-mode processed_logprobs",
+}
+
+
+def check_logprobs_mode(found: LogprobsMode, wanted: LogprobsMode, where: str) -> None:
+    """Refuse log-probabilities that do not mean what is wanted; `ALIKE` is whatever is wanted.
+
+    Raises:
+        LogprobsMeaningError: Says what they mean, and how to get others.
+    """
+    if found in (wanted, LogprobsMode.ALIKE):
+        return
+    shown = "were not measured" if found is LogprobsMode.UNKNOWN else f"are {found.value!r}"
+    raise LogprobsMeaningError(
+        f"{where}: the log-probabilities {shown} and {wanted.value!r} ones are wanted, which cannot be computed "
+        f"from them: sample at temperature 1 without truncation (all five parameters given), or with "
+        f"{_HOW_TO_GET.get(wanted, 'an engine that is measured')}"
+    )
+
+
 def _check_prompt_logprobs(values: PromptLogprobs, prompt_len: int) -> None:
     if len(values) != prompt_len:
         raise AlignmentError(f"{prompt_len} prompt ids came with {len(values)} log-probabilities")

@@ -12,9 +12,10 @@ from tokentrue.generation import (
     Usage,
     VersionSource,
     WeightSpan,
+    check_logprobs_mode,
 )
 from tokentrue.messages import Message
-from tokentrue.tokens import TurnTokens
+from tokentrue.tokens import Logprobs, TurnTokens
 from tokentrue.weights import source_of
 
 
@@ -136,6 +137,16 @@ class Turn:
     def version_source(self) -> VersionSource:
         """How well it is known which policy version sampled this turn's ids; see `source_of`."""
         return source_of(self.weight_spans)
+
+    def logprobs_as(self, mode: LogprobsMode) -> Logprobs:
+        """The log-probabilities, meaning `mode`: those that were sampled with, where they are the same.
+
+        Raises:
+            LogprobsMeaningError: They mean something else. Nothing is converted: going from one temperature to
+                another, or over truncation, takes the whole distribution, and a turn has one number of it.
+        """
+        check_logprobs_mode(self.logprobs_mode, mode, f"turn {self.index}")
+        return self.tokens.completion_logprobs
 
 
 @dataclass(frozen=True, slots=True)

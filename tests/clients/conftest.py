@@ -237,6 +237,8 @@ class World:
         async def once() -> object:
             async with serving(kind(self.renderer, **(server or {}))) as small:
                 chosen = {"client_type": "openai_chat_completions_token", "max_retries": 0, **settings}
+                # What the log-probabilities mean has tests of its own, and its requests would be counted here.
+                chosen = {"measure_logprobs": False, **chosen}
                 config = ClientConfig(api_base_url=small.url, **chosen)
                 async with await make_client(config, self.renderer if bridging_here else None) as client:
                     return await about(client, small)

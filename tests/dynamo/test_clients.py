@@ -57,7 +57,8 @@ def talk(dynamo, renderer) -> Callable[..., object]:
             client_type=client_type,
             renderer_transport="dynamo",
             api_base_url=(url or dynamo.frontend.url) + "/v1",
-            **{"max_retries": 0, "timeout": 20.0, **settings},
+            # Requests are counted here; measuring has tests of its own.
+            **{"max_retries": 0, "timeout": 20.0, "measure_logprobs": False, **settings},
         )
 
         async def once() -> object:
@@ -121,7 +122,11 @@ def test_the_embedded_model_calls_its_tools_through_both_kinds_of_turn(dynamo, t
     tool = {"type": "function", "function": {"name": "add", "parameters": {"type": "object", "properties": {}}}}
     embedded = load_renderer(dynamo.embedded.model_folder)
     config = ClientConfig(
-        client_type=TOKENS, renderer_transport="dynamo", api_base_url=dynamo.frontend.url, max_retries=0
+        client_type=TOKENS,
+        renderer_transport="dynamo",
+        api_base_url=dynamo.frontend.url,
+        max_retries=0,
+        measure_logprobs=False,
     )
 
     async def about() -> list[Response]:

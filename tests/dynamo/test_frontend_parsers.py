@@ -55,7 +55,13 @@ def renderer(workers) -> Renderer:
 
 def config_for(client_type: str, url: str) -> ClientConfig:
     """A client of one type for a frontend."""
-    return ClientConfig(client_type=client_type, renderer_transport="dynamo", api_base_url=url, max_retries=0)
+    return ClientConfig(
+        client_type=client_type,
+        renderer_transport="dynamo",
+        api_base_url=url,
+        max_retries=0,
+        measure_logprobs=False,
+    )
 
 
 def play(url: str, client_type: str, worker: Worker, renderer: Renderer) -> RolloutResult:

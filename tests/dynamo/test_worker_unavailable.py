@@ -40,6 +40,7 @@ def say(server: DynamoServer, client_type: str, session: Session, texts: list[st
         renderer_transport="dynamo",
         api_base_url=server.frontends[0].url,
         max_retries=0,
+        measure_logprobs=False,
     )
 
     async def run() -> Response:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tokentrue.errors import AlignmentError, CallerError
-from tokentrue.generation import FinishReason, Usage, make_tokens
+from tokentrue.errors import AlignmentError, CallerError, LogprobsMeaningError
+from tokentrue.generation import FinishReason, LogprobsMode, Usage, make_tokens
 from tokentrue.sessions.trajectories import Cut, SampledCounts, cut_tokens, session_samples
 from tokentrue.tokens import TokenIds
 from tokentrue.turns import How, Junction, Stitch, Turn, Why
@@ -28,6 +30,39 @@ def test_a_rendered_prompt_that_begins_with_the_exact_ids_continues_them() -> No
     assert [sample.turns for sample in found.samples] == [(0, 1), (2,)]
     assert found.counts == SampledCounts(sampled=3, trained=3, masked=0, cut=0)
     assert not found.is_truncated
+
+
+def meaning(mode, index=0) -> Turn:
+    return replace(turn(index, [1, 2], [3]), logprobs_mode=mode)
+
+
+@pytest.mark.parametrize("wanted", [LogprobsMode.RAW, LogprobsMode.SCALED, LogprobsMode.PROCESSED])
+@pytest.mark.parametrize("found", LogprobsMode)
+def test_logprobs_are_what_the_trainer_asked_for_or_nothing_comes(found, wanted) -> None:
+    """Only temperature 1 without truncation is every meaning at once; nothing else can be converted."""
+    if found in (wanted, LogprobsMode.ALIKE):
+        sample = session_samples([meaning(found)], logprobs_mode=wanted).samples[0]
+        assert sample.logprobs[2] == -0.5
+        assert sample.logprobs_mode is found
+        assert list(meaning(found).logprobs_as(wanted)) == [-0.5]
+        return
+    for asked in (
+        lambda: session_samples([meaning(found)], logprobs_mode=wanted),
+        lambda: meaning(found).logprobs_as(wanted),
+    ):
+        with pytest.raises(LogprobsMeaningError, match="turn 0: the log-probabilities") as caught:
+            asked()
+        assert wanted.value in str(caught.value)
+
+
+def test_two_meanings_in_one_session_are_refused() -> None:
+    """Also where nobody asked for one of them."""
+    mixed = [meaning(LogprobsMode.RAW), meaning(LogprobsMode.PROCESSED, 1)]
+    with pytest.raises(LogprobsMeaningError, match="processed and raw"):
+        session_samples(mixed)
+    alike = [meaning(LogprobsMode.RAW), meaning(LogprobsMode.ALIKE, 1)]
+    assert {sample.logprobs_mode for sample in session_samples(alike).samples} == {LogprobsMode.RAW}
+    assert session_samples([meaning(LogprobsMode.UNKNOWN)]).samples[0].logprobs_mode is LogprobsMode.UNKNOWN
 
 
 def test_a_turn_that_two_branches_share_is_trained_in_the_first() -> None:

@@ -11,10 +11,13 @@ from tokentrue.clients.renderer import RendererClient
 from tokentrue.engines.embedded.engine import MODEL_FOLDER, MODEL_NAME, EmbeddedEngine
 from tokentrue.engines.engine import Engine
 from tokentrue.engines.http import HttpEngine
+from tokentrue.engines.logprobs import MeasuredEngine, MeasuredLogprobs
 from tokentrue.errors import ConfigError
-from tokentrue.generation import EngineInfo
+from tokentrue.generation import EngineInfo, LogprobsMode, reads_alike
+from tokentrue.messages import Message
 from tokentrue.rendering.renderer import Renderer, load_renderer
 from tokentrue.rendering.tokenizer import Tokenizer
+from tokentrue.sampling import SamplingParams
 from tokentrue.transports.dynamo import DynamoTransport
 from tokentrue.transports.sglang import SglangTransport
 from tokentrue.transports.transport import Transport
@@ -70,6 +73,21 @@ class Connection:
     info: EngineInfo
     model: str
     transport: str
+
+    async def logprobs(self, sampling: SamplingParams) -> MeasuredLogprobs:
+        """What the log-probabilities of a run with this sampling mean; a server is measured when that matters.
+
+        Raises:
+            EngineError, TransportError: The server could not be asked.
+        """
+        engine = self.client.engine
+        if not isinstance(engine, MeasuredEngine):
+            return MeasuredLogprobs(self.info.logprobs_mode, "the engine says so")
+        if reads_alike(sampling):
+            why = "temperature 1, nothing truncated: every meaning is the same number, and none was measured"
+            return MeasuredLogprobs(LogprobsMode.ALIKE, why)
+        asking = self.renderer.render_ids([Message(role="user", content="Tell me a story.")])
+        return await engine.measured(self.model, asking)
 
 
 async def connect(choice: EngineChoice, now: datetime) -> Connection:
@@ -131,7 +149,7 @@ async def _server(choice: EngineChoice) -> tuple[EngineInfo, Engine]:
     # A person waits for this first question: a server that is not there is told at once, not after retries.
     async with HttpEngine(choice.engine, transport, api_key=key, timeout_s=30.0, max_retries=0) as asked:
         info = await asked.describe(choice.model)
-    return info, HttpEngine(choice.engine, transport, api_key=key)
+    return info, MeasuredEngine(HttpEngine(choice.engine, transport, api_key=key))
 
 
 def _api_key(variable: str) -> str | None:

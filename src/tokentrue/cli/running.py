@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -13,7 +13,9 @@ from typing import Any
 from rich.console import Console
 
 from tokentrue.cli.connecting import Connection, EngineChoice
+from tokentrue.engines.logprobs import MeasuredLogprobs
 from tokentrue.errors import ConfigError
+from tokentrue.generation import LogprobsMode
 from tokentrue.rollouts.environment import Environment
 from tokentrue.rollouts.loading import load_environment
 from tokentrue.rollouts.progress_bar import BarProgress
@@ -79,7 +81,8 @@ async def record_run(order: Order, connection: Connection, started: datetime) ->
         EngineError, TransportError: The engine cannot be used; see `run_rollouts`.
     """
     environment = limited_environment(order.env, order.limits)
-    info = _run_info(order, connection, started, environment.name)
+    logprobs = await connection.logprobs(order.plan.sampling)
+    info = _run_info(order, connection, started, environment.name, logprobs)
     with RecordWriter(order.out, info) as record:
         return await run_rollouts(
             environment,
@@ -91,17 +94,23 @@ async def record_run(order: Order, connection: Connection, started: datetime) ->
         )
 
 
-def _run_info(order: Order, connection: Connection, started: datetime, environment: str) -> RunInfo:
+def _run_info(
+    order: Order, connection: Connection, started: datetime, environment: str, logprobs: MeasuredLogprobs
+) -> RunInfo:
+    engine = connection.info
+    if logprobs.mode is not LogprobsMode.ALIKE:
+        engine = replace(engine, logprobs_mode=logprobs.mode)
     config: Mapping[str, Any] = {
         "engine": order.choice.engine,
         "tokenizer": order.choice.tokenizer_name,
         "max_turns": order.limits.max_turns,
         "episode_timeout_s": order.limits.episode_timeout_s,
+        "logprobs": {"mode": logprobs.mode.value, "why": logprobs.why},
     }
     return RunInfo(
         environment=environment,
         model=connection.model,
-        engine=connection.info,
+        engine=engine,
         transport=connection.transport,
         seed=order.plan.seed,
         episodes=order.plan.episodes,

@@ -9,8 +9,10 @@ from typing import TypeVar
 
 from tokentrue.clients.client import finish_reason_of
 from tokentrue.engines.engine import Server
-from tokentrue.errors import EngineError, MaxTokensTooLargeError, TransportError
-from tokentrue.generation import ChatRequest
+from tokentrue.engines.logprobs import Ask, LogprobsModes
+from tokentrue.errors import EngineError, EvidenceError, MaxTokensTooLargeError, TransportError
+from tokentrue.generation import ChatRequest, Generation, LogprobsMode, with_logprobs_mode
+from tokentrue.messages import Message
 from tokentrue.sampling import SamplingParams
 from tokentrue.sessions.session import Session
 from tokentrue.sessions.stitch import NotExtended, StitchedPrompt, engine_rendered
@@ -18,6 +20,9 @@ from tokentrue.transports.openai_chat import ChatReply, ChatTransport
 from tokentrue.turns import Response
 
 T = TypeVar("T")
+
+_QUESTIONS = ("Say any word.", "Tell me a story.", "What do you think?", "Name a colour.")
+"""Messages that a model can begin to answer in many ways."""
 
 
 async def ask_by_messages(
@@ -61,6 +66,50 @@ async def within_room(
             with contextlib.suppress(EngineError, TransportError):
                 await ask(sampling.with_max_tokens(1))
         raise
+
+
+def chat_route(server: Server, transport: ChatTransport) -> Callable[[ChatRequest], Awaitable[ChatReply]]:
+    """The chat route as it is, without a second try."""
+
+    async def ask(request: ChatRequest) -> ChatReply:
+        return await ask_by_messages(server, transport, request, clip_max_tokens=False)
+
+    return ask
+
+
+async def with_meaning(
+    reply: ChatReply,
+    modes: LogprobsModes | None,
+    request: ChatRequest,
+    ask: Callable[[ChatRequest], Awaitable[ChatReply]],
+) -> ChatReply:
+    """The reply, of which the log-probabilities say what they mean; `modes` None measures nothing.
+
+    Args:
+        request: What was asked, whichever route it took.
+        ask: The chat route, for the questions: it is served wherever these clients are used.
+    """
+    if reply.generation is None:
+        return reply
+    if modes is None:
+        return replace(
+            reply, generation=with_logprobs_mode(reply.generation, request.sampling, LogprobsMode.UNKNOWN)
+        )
+
+    def question(text: str) -> Ask:
+        async def sampled(shaped: SamplingParams) -> Generation:
+            message = Message(role="user", content=text)
+            answer = await ask(ChatRequest(request.model, (message,), shaped, headers=request.headers))
+            if answer.generation is None:
+                raise EvidenceError("the chat route tells no ids", detail=answer.tokens_missing)
+            return answer.generation
+
+        return sampled
+
+    marked = await modes.marked(
+        reply.generation, request.model, request.sampling, lambda: [question(text) for text in _QUESTIONS]
+    )
+    return replace(reply, generation=marked)
 
 
 def commit_reply(

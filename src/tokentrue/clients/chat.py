@@ -6,9 +6,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Self
 
-from tokentrue.clients.by_messages import ask_by_messages, commit_reply
+from tokentrue.clients.by_messages import ask_by_messages, chat_route, commit_reply, with_meaning
 from tokentrue.clients.client import Prompt, call_headers
 from tokentrue.engines.engine import Server
+from tokentrue.engines.logprobs import LogprobsModes
 from tokentrue.generation import ChatRequest
 from tokentrue.messages import SupportsModelDump, tools_from
 from tokentrue.sampling import SamplingParams
@@ -32,11 +33,13 @@ class OpenAIChatCompletionsClient:
         server: Where completions are sampled; closed by `close`.
         transport: The codec of its chat route.
         clip_max_tokens: Lower `max_tokens` to the room that is left, where the engine refuses it.
+        logprobs: Finds out what the log-probabilities mean; None leaves it unknown.
     """
 
     server: Server
     transport: ChatTransport = field(default_factory=VllmChat)
     clip_max_tokens: bool = False
+    logprobs: LogprobsModes | None = None
 
     async def get_response(
         self,
@@ -60,6 +63,7 @@ class OpenAIChatCompletionsClient:
             headers=call_headers(session, headers),
         )
         reply = await ask_by_messages(self.server, self.transport, request, self.clip_max_tokens)
+        reply = await with_meaning(reply, self.logprobs, request, chat_route(self.server, self.transport))
         is_first = all(message.role != "assistant" for message in messages)
         placed = NotExtended(
             why=Why.FIRST_TURN if is_first else Why.MESSAGES_ONLY,

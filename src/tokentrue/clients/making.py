@@ -14,6 +14,7 @@ from tokentrue.clients.wires import Wire, wire_of
 from tokentrue.config import ClientConfig
 from tokentrue.engines.embedded.engine import MODEL_FOLDER
 from tokentrue.engines.http import HttpEngine
+from tokentrue.engines.logprobs import LogprobsModes, MeasuredEngine
 from tokentrue.errors import ConfigError
 from tokentrue.rendering.contract import RendererContract
 from tokentrue.rendering.renderer import Renderer, load_renderer
@@ -24,7 +25,9 @@ RANK_HEADER = "X-data-parallel-rank"
 async def make_client(config: ClientConfig, renderer: RendererContract | None = None) -> Client:
     """The client that `config` describes, for the endpoint that its `client_idx` picks. Close it.
 
-    Nothing is asked of the endpoint yet. A tokenizer folder is read in a thread.
+    Nothing is asked of the endpoint yet. A tokenizer folder is read in a thread. The first turn whose sampling
+    shapes the distribution is followed by a few short requests, which find out what its
+    log-probabilities mean, unless `measure_logprobs` is off.
 
     Args:
         renderer: Used instead of the one that the configuration names, so that many clients share it.
@@ -61,14 +64,16 @@ async def make_client(config: ClientConfig, renderer: RendererContract | None = 
 
 def _client(chosen: ClientConfig, engine: HttpEngine, renderer: RendererContract | None, wire: Wire) -> Client:
     if chosen.client_type == "renderer" and renderer is not None:
-        return RendererClient(engine, renderer, clip_max_tokens=chosen.clip_max_tokens)
+        told = MeasuredEngine(engine) if chosen.measure_logprobs else engine
+        return RendererClient(told, renderer, clip_max_tokens=chosen.clip_max_tokens)
+    modes = LogprobsModes() if chosen.measure_logprobs else None
     if chosen.client_type == "openai_chat_completions":
-        return OpenAIChatCompletionsClient(engine, wire.chat, chosen.clip_max_tokens)
+        return OpenAIChatCompletionsClient(engine, wire.chat, chosen.clip_max_tokens, modes)
     routes = wire.token_routes(engine, renderer)
     bridging: Bridging = EngineBridging(engine)
     if renderer is not None and chosen.bridge_tokenizer != "engine":
         bridging = LocalBridging(renderer)
-    return OpenAIChatCompletionsTokenClient(engine, wire.chat, routes, bridging, chosen.clip_max_tokens)
+    return OpenAIChatCompletionsTokenClient(engine, wire.chat, routes, bridging, chosen.clip_max_tokens, modes)
 
 
 async def _loaded(config: ClientConfig) -> Renderer | None:

@@ -9,10 +9,17 @@ from dataclasses import dataclass, field
 from typing import Any, Self
 
 from tokentrue.clients.bridging import Bridging, Conversation, LocalBridging
-from tokentrue.clients.by_messages import ask_by_messages, commit_reply, within_room
+from tokentrue.clients.by_messages import (
+    ask_by_messages,
+    chat_route,
+    commit_reply,
+    with_meaning,
+    within_room,
+)
 from tokentrue.clients.client import Prompt, call_headers
 from tokentrue.clients.token_routes import TokenRoutes, sample_by_ids
 from tokentrue.engines.engine import Server
+from tokentrue.engines.logprobs import LogprobsModes
 from tokentrue.generation import ChatRequest, GenerateRequest
 from tokentrue.messages import SupportsModelDump, tools_from
 from tokentrue.rendering.contract import RendererContract
@@ -42,6 +49,7 @@ class OpenAIChatCompletionsTokenClient:
         routes: Its token route.
         bridging: Who makes the prompts of later turns.
         clip_max_tokens: Lower `max_tokens` to the room that is left, where the engine refuses it.
+        logprobs: Finds out what the log-probabilities mean; None leaves it unknown.
     """
 
     server: Server
@@ -49,6 +57,7 @@ class OpenAIChatCompletionsTokenClient:
     routes: TokenRoutes
     bridging: Bridging
     clip_max_tokens: bool = False
+    logprobs: LogprobsModes | None = None
     _fallbacks: Counter[Why] = field(default_factory=Counter, init=False, repr=False, compare=False)
 
     @property
@@ -80,12 +89,13 @@ class OpenAIChatCompletionsTokenClient:
         if renderer is not None:
             sampling = sampling.with_stop_token_ids(renderer.get_stop_token_ids())
         placed = await self._placed(session, asked)
+        request = ChatRequest(model, asked.messages, sampling, asked.tools, asked.headers)
         if isinstance(placed, StitchedPrompt):
             reply = await self._by_ids(asked, placed, sampling)
         else:
             self._note(session, placed)
-            request = ChatRequest(model, asked.messages, sampling, asked.tools, asked.headers)
             reply = await ask_by_messages(self.server, self.transport, request, self.clip_max_tokens)
+        reply = await with_meaning(reply, self.logprobs, request, chat_route(self.server, self.transport))
         return commit_reply(session, placed, reply, f"call_{len(asked.messages)}")
 
     @property

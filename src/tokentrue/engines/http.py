@@ -37,7 +37,7 @@ from tokentrue.errors import (
     TransportError,
     UnknownModelError,
 )
-from tokentrue.generation import EngineInfo, GenerateRequest, Generation
+from tokentrue.generation import EngineInfo, GenerateRequest, Generation, LogprobsMode, with_logprobs_mode
 from tokentrue.transports.identity import Identity, identity_calls, read_identity
 from tokentrue.transports.transport import HttpCall, HttpReply, ModelCard, Transport
 
@@ -226,9 +226,10 @@ class HttpEngine:
         call = self._transport.write_generate(request)
         if limit is not None and len(request.prompt_ids) >= limit:
             raise OverlongPromptError(len(request.prompt_ids), limit)
-        return await self.exchange(
+        generation = await self.exchange(
             call, lambda reply: self._transport.read_generate(request, reply), request.headers
         )
+        return with_logprobs_mode(generation, request.sampling, LogprobsMode.UNKNOWN)
 
     async def exchange(
         self, call: HttpCall, read: Callable[[HttpReply], T], headers: Mapping[str, str] | None = None

@@ -8,12 +8,12 @@ share is trained in the first of them.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from tokentrue.errors import AlignmentError
-from tokentrue.generation import VersionSource, WeightSpan
+from tokentrue.generation import LogprobsMode, VersionSource, WeightSpan, common_logprobs_mode
 from tokentrue.tokens import BoolArray, FloatArray, IntArray
 from tokentrue.turns import How, Junction, Turn
 from tokentrue.weights import moved, source_of
@@ -31,6 +31,7 @@ class TrainingSample:
         turns: Indices of the turns along the branch, first to last.
         weight_spans: Which policy version sampled the ids that are trained here, in positions of `token_ids`. They
             cover exactly those ids; where nobody knows, a span says that.
+        logprobs_mode: What `logprobs` mean; `UNKNOWN` where nobody measured it.
     """
 
     token_ids: IntArray
@@ -38,6 +39,7 @@ class TrainingSample:
     logprobs: FloatArray
     turns: tuple[int, ...]
     weight_spans: tuple[WeightSpan, ...] = ()
+    logprobs_mode: LogprobsMode = LogprobsMode.UNKNOWN
 
     def __post_init__(self) -> None:
         lengths = {len(self.token_ids), len(self.loss_mask), len(self.logprobs)}
@@ -79,14 +81,16 @@ def training_samples(
 
     Raises:
         AlignmentError: A turn does not begin with the ids of the turn that it continues.
+        LogprobsMeaningError: The log-probabilities of the turns mean different things.
     """
+    mode = common_logprobs_mode(turn.logprobs_mode for turn in turns)
     continued = bridged_anchors(turns) if anchors is None else anchors
     extended = set(continued.values())
     trained: set[int] = set()
     samples: list[TrainingSample] = []
     for turn in turns:
         if turn.index not in extended:
-            samples.append(_sample(_branch(turns, turn, continued), trained))
+            samples.append(replace(_sample(_branch(turns, turn, continued), trained), logprobs_mode=mode))
     return tuple(samples)
 
 

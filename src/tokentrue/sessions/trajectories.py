@@ -16,6 +16,7 @@ from enum import Enum
 import numpy as np
 
 from tokentrue.errors import AlignmentError, CallerError
+from tokentrue.generation import LogprobsMode, check_logprobs_mode
 from tokentrue.sessions.samples import TrainingSample, bridged_anchors, training_samples
 from tokentrue.tokens import Logprobs, TokenIds, TurnTokens
 from tokentrue.turns import Turn
@@ -135,6 +136,7 @@ def session_samples(
     max_seq_len: int | None = None,
     is_trained: bool = True,
     turns_without_ids: int = 0,
+    logprobs_mode: LogprobsMode | None = None,
 ) -> SessionSamples:
     """The samples of a session, each turn in the fewest and longest sequences that hold its exact ids.
 
@@ -143,11 +145,17 @@ def session_samples(
         max_seq_len: Longest sample in tokens; None for no limit.
         is_trained: False masks every id, as for an episode that ended in an error.
         turns_without_ids: `Session.turns_without_ids`; only counted.
+        logprobs_mode: What the trainer takes log-probabilities for; None takes what there is, which
+            `TrainingSample.logprobs_mode` says.
 
     Raises:
+        LogprobsMeaningError: Log-probabilities do not mean `logprobs_mode`, or not all the same.
         AlignmentError: The turns are not what the samples say (law 7).
         CallerError: The limit is below 1.
     """
+    if logprobs_mode is not None:
+        for turn in turns:
+            check_logprobs_mode(turn.logprobs_mode, logprobs_mode, f"turn {turn.index}")
     whole = training_samples(turns, prefix_anchors(turns))
     cuts = tuple(Cut.WHOLE for _ in turns)
     if max_seq_len is not None:

@@ -1,0 +1,322 @@
+"""What an endpoint's log-probabilities mean, found out by asking it for a few tokens.
+
+A reply does not say it, and a server's flags are not ours to read. So one prompt is continued by a few tokens in
+three ways, and the meanings differ in every place where the likeliest id has a probability clearly below 1 (which
+may not be the first place: a model may always begin with `<think>`):
+
+    ======================================  =========  =========  ===========
+    asked                                   raw        scaled     processed
+    ======================================  =========  =========  ===========
+    `first`  temperature 1, top-k 1         log p      log p      0
+    `cold`   temperature 0.02, all ids      log p      about 0    about 0
+    `plain`  temperature 1, all ids         log p of what it samples, in every mode: shows that p is not 1
+    ======================================  =========  =========  ===========
+
+`cold` truncates nothing, because SGLang takes a request with top-k 1 for greedy and does not scale it then; and
+0.02 is not lower, because vLLM raises what is below 0.01. Two things could deceive, and are asked about again: a
+prompt after which one id is certain (`plain` again, until its ids leave no room for that), and several ids that
+are equally likely, which a low temperature does not part either (`cold` again: they take turns).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+import time
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+from tokentrue.engines.engine import Engine
+from tokentrue.errors import EvidenceError, TokentrueError
+from tokentrue.generation import EngineInfo, GenerateRequest, Generation, LogprobsMode, with_logprobs_mode
+from tokentrue.sampling import SamplingParams
+from tokentrue.tokens import TokenIds
+
+_LOGGER = logging.getLogger(__name__)
+
+Ask = Callable[[SamplingParams], Awaitable[Generation]]
+"""Continues one certain prompt under these parameters."""
+
+PLAIN = SamplingParams(temperature=1.0, top_p=1.0, top_k=-1, min_p=0.0, repetition_penalty=1.0, max_tokens=12)
+FIRST = replace(PLAIN, top_k=1, extra={})
+COLD = replace(PLAIN, temperature=0.02, extra={})
+
+SAME_NATS = 0.04
+"""Two log-probabilities this close are taken for one: kernels in bfloat16 differ by less for one prompt."""
+
+APART_NATS = 0.2
+"""Two log-probabilities this far apart are two."""
+
+TRIES = 6
+"""How often one way of asking is repeated at most."""
+
+ASK_AGAIN_S = 30.0
+"""How long a failure to measure stands."""
+
+
+Sampled = tuple[int, float]
+"""A sampled id and its log-probability in nats."""
+
+
+@dataclass(frozen=True, slots=True)
+class LogprobsProbe:
+    """What was sampled in one place, behind one and the same text, for each way of asking.
+
+    `plain` may be empty: what was sampled freely may have gone another way before.
+    """
+
+    first: Sampled
+    plain: tuple[Sampled, ...]
+    cold: tuple[Sampled, ...]
+
+    @property
+    def highest_raw(self) -> float:
+        """What `first` can be at most at temperature 1, when `plain` is true: the probabilities sum to 1."""
+        seen = dict(self.plain)
+        if self.first[0] in seen:
+            return seen[self.first[0]]
+        left = 1.0 - math.fsum(math.exp(logprob) for logprob in seen.values())
+        return math.log(left) if left > 0 else -math.inf
+
+    @property
+    def mode(self) -> LogprobsMode:
+        """What the answers show; `UNKNOWN` where they fit two meanings, or none."""
+        first, cold = self.first[1], self.cold[0][1]
+        if any(token_id != self.first[0] or abs(logprob - cold) > SAME_NATS for token_id, logprob in self.cold):
+            return LogprobsMode.UNKNOWN
+        if self.may_be_certain:
+            return LogprobsMode.PROCESSED if self.highest_raw < -APART_NATS else LogprobsMode.UNKNOWN
+        if first > -APART_NATS or first > self.highest_raw + SAME_NATS:
+            return LogprobsMode.UNKNOWN
+        if abs(first - cold) <= SAME_NATS:
+            is_told = not self.may_be_tied or len(self.cold) == TRIES
+            return LogprobsMode.RAW if is_told else LogprobsMode.UNKNOWN
+        return LogprobsMode.SCALED if cold - first > APART_NATS / 2 else LogprobsMode.UNKNOWN
+
+    @property
+    def may_be_certain(self) -> bool:
+        """Whether everything is as where one id is certain."""
+        return self.first[1] > -SAME_NATS and self.cold[0][1] > -SAME_NATS
+
+    @property
+    def may_be_tied(self) -> bool:
+        """Whether everything is as where nothing but two, three or four equally likely ids is possible."""
+        return any(abs(self.first[1] + math.log(count)) <= 2 * SAME_NATS for count in (2, 3, 4))
+
+    def __str__(self) -> str:
+        free = (("T=1", each) for each in self.plain[-1:])
+        asked = (("T=1 top_k=1", self.first), ("T=0.02", self.cold[-1]), *free)
+        return ", ".join(f"{how}: id {token_id} at {logprob:.4f}" for how, (token_id, logprob) in asked)
+
+
+@dataclass(frozen=True, slots=True)
+class MeasuredLogprobs:
+    """What was found out, and from which numbers.
+
+    Args:
+        mode: `UNKNOWN` when the numbers do not tell.
+        why: For a person: the numbers that decided, or why nothing did.
+        probes: Every place that was looked at.
+    """
+
+    mode: LogprobsMode
+    why: str
+    probes: tuple[LogprobsProbe, ...] = ()
+
+
+async def measure_logprobs_mode(
+    engine: Engine, model: str, prompt_ids: Sequence[int] | TokenIds, headers: Mapping[str, str] | None = None
+) -> MeasuredLogprobs:
+    """What `engine`'s log-probabilities mean, by three requests for a few tokens, or some more.
+
+    Args:
+        prompt_ids: A prompt of the model, best one after which several ids are likely; where it does not tell,
+            its beginnings are tried.
+
+    Raises:
+        EngineError, TransportError: The engine could not be asked.
+    """
+    return await measure(asks_of(engine, model, prompt_ids, headers))
+
+
+def asks_of(
+    engine: Engine, model: str, prompt_ids: Sequence[int] | TokenIds, headers: Mapping[str, str] | None = None
+) -> list[Ask]:
+    """A prompt and some of its beginnings as `Ask`s."""
+    whole = prompt_ids if isinstance(prompt_ids, TokenIds) else TokenIds(prompt_ids)
+    lengths = dict.fromkeys(max(1, len(whole) * quarters // 4) for quarters in (4, 3, 2, 1))
+
+    def ask_with(ids: TokenIds) -> Ask:
+        return lambda sampling: engine.generate(GenerateRequest(model, ids, sampling, headers=dict(headers or {})))
+
+    return [ask_with(whole if length == len(whole) else TokenIds(whole[:length])) for length in lengths]
+
+
+async def measure(asks: Sequence[Ask]) -> MeasuredLogprobs:
+    """Try one prompt after the other until the numbers tell.
+
+    Raises:
+        EngineError, TransportError: The engine could not be asked.
+    """
+    tried: list[LogprobsProbe] = []
+    for ask in asks:
+        probes = await _probed(ask)
+        tried += probes
+        mode = _agreed(probes)
+        if mode is not LogprobsMode.UNKNOWN:
+            telling = next(probe for probe in probes if probe.mode is mode)
+            return MeasuredLogprobs(mode, str(telling), tuple(tried))
+    seen = f"; the last: {tried[-1]}" if tried else ""
+    why = f"{len(asks)} prompts fit no meaning, or several{seen}"
+    return MeasuredLogprobs(LogprobsMode.UNKNOWN, why, tuple(tried))
+
+
+async def _probed(ask: Ask) -> tuple[LogprobsProbe, ...]:
+    """Every place of one short completion; asked for again where certain or tied ids leave it open."""
+    first, plain, cold = [[await _sampled(ask, sampling)] for sampling in (FIRST, PLAIN, COLD)]
+    probes = _probes(first[0], plain, cold)
+    for _ in range(TRIES - 1):
+        if _agreed(probes) is not LogprobsMode.UNKNOWN:
+            break
+        if all(probe.may_be_certain for probe in probes):
+            plain.append(await _sampled(ask, PLAIN))
+        elif any(probe.may_be_tied for probe in probes):
+            cold.append(await _sampled(ask, COLD))
+        probes = _probes(first[0], plain, cold)
+    return probes
+
+
+def _probes(
+    first: Sequence[Sampled], plain: Sequence[Sequence[Sampled]], cold: Sequence[Sequence[Sampled]]
+) -> tuple[LogprobsProbe, ...]:
+    """One probe for each place that every `cold` completion reached by the ids of `first`."""
+    ids = [token_id for token_id, _ in first]
+
+    def came_here(completion: Sequence[Sampled], place: int) -> bool:
+        return len(completion) > place and [token_id for token_id, _ in completion[:place]] == ids[:place]
+
+    found: list[LogprobsProbe] = []
+    for place, sampled in enumerate(first):
+        if not all(came_here(completion, place) for completion in cold):
+            break
+        free = tuple(completion[place] for completion in plain if came_here(completion, place))
+        found.append(LogprobsProbe(sampled, free, tuple(completion[place] for completion in cold)))
+    return tuple(found)
+
+
+def _agreed(probes: Sequence[LogprobsProbe]) -> LogprobsMode:
+    """What all places say that say anything."""
+    said = {probe.mode for probe in probes} - {LogprobsMode.UNKNOWN}
+    return said.pop() if len(said) == 1 else LogprobsMode.UNKNOWN
+
+
+async def _sampled(ask: Ask, sampling: SamplingParams) -> tuple[Sampled, ...]:
+    tokens = (await ask(sampling)).tokens
+    if not len(tokens.completion_ids):
+        raise EvidenceError("a few tokens were asked for, and none was sampled")
+    logprobs = (float(logprob) for logprob in tokens.completion_logprobs)
+    return tuple(zip(map(int, tokens.completion_ids), logprobs, strict=True))
+
+
+@dataclass(slots=True)
+class LogprobsModes:
+    """What one endpoint's log-probabilities mean, by model: measured once, when it first matters.
+
+    It matters as soon as a request may shape the distribution (`reads_alike`). A failure to measure fails no turn:
+    the turn says `UNKNOWN`, a warning says why, and after `ASK_AGAIN_S` it is tried again.
+    """
+
+    _measured: dict[str, MeasuredLogprobs] = field(default_factory=dict, init=False)
+    _failed_at: dict[str, float] = field(default_factory=dict, init=False)
+    _asking: tuple[asyncio.AbstractEventLoop, asyncio.Lock] | None = field(default=None, init=False, repr=False)
+
+    def known(self, model: str) -> LogprobsMode:
+        """What was measured; `UNKNOWN` where nothing was."""
+        found = self._measured.get(model)
+        return found.mode if found is not None else LogprobsMode.UNKNOWN
+
+    async def measured(self, model: str, asks: Sequence[Ask]) -> MeasuredLogprobs:
+        """What was measured, now or before.
+
+        Raises:
+            EngineError, TransportError: The endpoint could not be asked; nothing is remembered then.
+        """
+        async with self._lock():
+            if model not in self._measured:
+                self._measured[model] = await measure(asks)
+                self._tell(model, self._measured[model])
+        return self._measured[model]
+
+    async def marked(
+        self, generation: Generation, model: str, sampling: SamplingParams, asks: Callable[[], Sequence[Ask]]
+    ) -> Generation:
+        """The generation, saying what its log-probabilities mean.
+
+        Args:
+            asks: Called only when something has to be measured.
+        """
+        marked = with_logprobs_mode(generation, sampling, self.known(model))
+        if marked.logprobs_mode is not LogprobsMode.UNKNOWN or model in self._measured or self._waits(model):
+            return marked
+        try:
+            measured = await self.measured(model, asks())
+        except TokentrueError as exc:
+            self._failed_at[model] = time.monotonic()
+            _LOGGER.warning(
+                "what the log-probabilities of %s mean could not be measured, turns say 'unknown': %s", model, exc
+            )
+            return marked
+        return with_logprobs_mode(generation, sampling, measured.mode)
+
+    def _waits(self, model: str) -> bool:
+        failed_at = self._failed_at.get(model)
+        return failed_at is not None and time.monotonic() - failed_at < ASK_AGAIN_S
+
+    def _lock(self) -> asyncio.Lock:
+        loop = asyncio.get_running_loop()
+        if self._asking is None or self._asking[0] is not loop:
+            self._asking = (loop, asyncio.Lock())
+        return self._asking[1]
+
+    def _tell(self, model: str, measured: MeasuredLogprobs) -> None:
+        level = logging.WARNING if measured.mode is LogprobsMode.UNKNOWN else logging.INFO
+        _LOGGER.log(level, "log-probabilities of %s are %s (%s)", model, measured.mode.value, measured.why)
+
+
+@dataclass(frozen=True, slots=True)
+class MeasuredEngine:
+    """An engine of which every generation says what its log-probabilities mean. Implements `Engine`."""
+
+    engine: Engine
+    modes: LogprobsModes = field(default_factory=LogprobsModes)
+
+    async def generate(self, request: GenerateRequest) -> Generation:
+        """See `Engine.generate`; the first one whose meaning matters is followed by a few short ones."""
+        generation = await self.engine.generate(request)
+        return await self.modes.marked(
+            generation,
+            request.model,
+            request.sampling,
+            lambda: asks_of(self.engine, request.model, request.prompt_ids, request.headers),
+        )
+
+    async def measured(self, model: str, prompt_ids: Sequence[int] | TokenIds) -> MeasuredLogprobs:
+        """What the log-probabilities mean, measured now unless they were before.
+
+        Raises:
+            EngineError, TransportError: The engine could not be asked.
+        """
+        return await self.modes.measured(model, asks_of(self.engine, model, prompt_ids))
+
+    async def describe(self, model: str | None = None) -> EngineInfo:
+        """See `Engine.describe`; with what was measured so far."""
+        info = await self.engine.describe(model)
+        name = model if model is not None else next(iter(info.models), "")
+        if info.logprobs_mode is not LogprobsMode.UNKNOWN:
+            return info
+        return replace(info, logprobs_mode=self.modes.known(name))
+
+    async def close(self) -> None:
+        """Close the engine."""
+        await self.engine.close()
