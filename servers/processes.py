@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import random
 import signal
 import socket
 import subprocess
@@ -37,6 +38,20 @@ def free_ports(count: int) -> list[int]:
     finally:
         for each in sockets:
             each.close()
+
+
+def free_low_port() -> int:
+    """A free TCP port below 32768, for programs that keep ports in 16 signed bits.
+
+    Raises:
+        ServerError: None of many was free.
+    """
+    for _ in range(200):
+        port = random.randrange(20000, 32768)
+        with socket.socket() as each, contextlib.suppress(OSError):
+            each.bind(("127.0.0.1", port))
+            return port
+    raise ServerError("no free port was found between 20000 and 32767")
 
 
 def clean_environment(settings: Mapping[str, str]) -> dict[str, str]:

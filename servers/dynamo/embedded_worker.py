@@ -89,7 +89,14 @@ class EmbeddedWorker:
                 for row, chosen in zip(every, best, strict=True)
             )
         ended_by = ids[-1] if generation.stop_reason is not None else None
-        return Completion(tuple(ids), tuple(logprobs), generation.finish_reason.value, ended_by, alternatives)
+        return Completion(
+            tuple(ids),
+            tuple(logprobs),
+            generation.finish_reason.value,
+            ended_by,
+            alternatives,
+            cached_tokens=generation.usage.cached_tokens,
+        )
 
 
 async def main() -> None:

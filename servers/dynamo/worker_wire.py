@@ -87,6 +87,7 @@ class Completion:
     """What was sampled: ids, their log-probabilities, and the alternatives `(id, logprob)` at each place.
 
     `prompt_logprobs` has one value for each prompt id after the first; a worker that cannot tell has none.
+    `cached_tokens` counts the prompt ids that a prefix cache had; None when there is no cache.
     """
 
     token_ids: tuple[int, ...]
@@ -95,6 +96,7 @@ class Completion:
     stop_reason: int | None = None
     alternatives: tuple[tuple[tuple[int, float], ...], ...] = field(default=())
     prompt_logprobs: tuple[float, ...] = ()
+    cached_tokens: int | None = None
 
 
 def write_chunks(
@@ -133,6 +135,8 @@ def _ending(order: WorkOrder, completion: Completion) -> dict[str, Any]:
             "total_tokens": prompt_len + completion_len,
         },
     }
+    if completion.cached_tokens is not None:
+        ending["completion_usage"]["prompt_tokens_details"] = {"cached_tokens": completion.cached_tokens}
     if completion.stop_reason is not None:
         ending["stop_reason"] = completion.stop_reason
     if order.wants_engine_data:

@@ -15,7 +15,7 @@ from tokentrue.engines.embedded.engine import MODEL_FOLDER, MODEL_NAME, Embedded
 from tokentrue.engines.embedded.transformer import BLOCK_TOKENS
 from tokentrue.errors import OverlongPromptError
 from tokentrue.generation import EngineInfo, GenerateRequest, Generation, LogprobsMode, make_tokens
-from tokentrue.testing import CHECKS, BrokenPromiseError, EngineReport, Outcome, check_engine
+from tokentrue.testing import CHECKS, BrokenPromiseError, EngineReport, Outcome, ServerFacts, check_engine
 from tokentrue.tokens import TokenIds
 
 VOCABULARY, LIMIT = 696, 2048
@@ -28,7 +28,7 @@ def checked(make=EmbeddedEngine, **settings) -> EngineReport:
     async def run() -> EngineReport:
         engine = make()
         try:
-            known = {"vocab_size": VOCABULARY, "context_limit": LIMIT, "block_tokens": BLOCK_TOKENS}
+            known = {"vocab_size": VOCABULARY, "context_limit": LIMIT, "server": ServerFacts(BLOCK_TOKENS)}
             return await check_engine(engine, **{"model": MODEL_NAME, **known, **settings})
         finally:
             await engine.close()
@@ -137,6 +137,15 @@ class DropsTheStopIdSometimes(Faulty):
 
 class IgnoresStopIds(Faulty):
     def asked(self, request):
+        return replace(request, sampling=replace(request.sampling, stop_token_ids=(), extra={}))
+
+
+class IgnoresStopIdsWithIgnoreEos(Faulty):
+    """As Dynamo's frontend does."""
+
+    def asked(self, request):
+        if not request.sampling.ignore_eos:
+            return request
         return replace(request, sampling=replace(request.sampling, stop_token_ids=(), extra={}))
 
 
@@ -260,6 +269,7 @@ class SamplesOnBehindACancelledTask(Faulty):
         (ScalesByTemperature, {"logprobs mode"}),
         (DropsTheStopIdSometimes, {"stop ids"}),
         (IgnoresStopIds, {"stop ids"}),
+        (IgnoresStopIdsWithIgnoreEos, {"stop ids"}),
         (IgnoresTheSeed, {"seed"}),
         (KnowsOneSeed, {"seed", "n"}),
         (GivesOneTooMany, {"ids in = ids seen", "limits"}),
@@ -324,7 +334,7 @@ def test_a_stop_id_may_always_be_left_out() -> None:
 
 def test_what_an_engine_does_not_tell_is_not_offered_and_the_rest_is_checked_all_the_same() -> None:
     unneeded = {"cancelling", "limits", "stop ids", "many at once"}
-    report = checked(TellsNothing, only={check.name for check in CHECKS} - unneeded, block_tokens=None)
+    report = checked(TellsNothing, only={check.name for check in CHECKS} - unneeded, server=None)
     rows = {row.name: row.outcome for row in report.rows}
     assert {name for name, outcome in rows.items() if outcome is Outcome.NOT_OFFERED} == {
         FORWARD_PASS,
@@ -343,13 +353,15 @@ def test_the_servers_own_count_is_the_evidence_of_cancelling_where_it_is_given()
 
         return in_work
 
-    row = checked(only=["cancelling"], in_work=counting(24.0)).row("cancelling")
+    row = checked(only=["cancelling"], server=ServerFacts(in_work=counting(24.0))).row("cancelling")
     assert row.outcome is Outcome.BREAKS
     assert "still works on 24 requests" in row.evidence
 
 
 def test_an_id_that_would_end_a_server_is_not_sent() -> None:
-    row = checked(TakesIdsModuloTheVocabulary, only=["bad input"], engine_checks_ids=False).row("bad input")
+    row = checked(TakesIdsModuloTheVocabulary, only=["bad input"], server=ServerFacts(checks_ids=False)).row(
+        "bad input"
+    )
     assert "never sent" in row.evidence or row.outcome is Outcome.BREAKS
 
 

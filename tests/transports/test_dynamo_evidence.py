@@ -198,6 +198,14 @@ def test_more_ids_than_asked() -> None:
         read(answer(), max_tokens=2)
 
 
+def test_a_stop_id_that_the_engine_sampled_over() -> None:
+    """It was not told of the stop, or forgot it; before `min_tokens` a stop id may come."""
+    with pytest.raises(EvidenceError, match="stop id 36 came at position 0 of 3"):
+        read(answer(), stop_token_ids=(36,))
+    assert read(answer(), stop_token_ids=(36,), min_tokens=1).tokens.completion_ids == IDS
+    assert read(answer(), stop_token_ids=(419,)).tokens.completion_ids == IDS
+
+
 def test_fault_captures_as_a_request_of_ours_meets_them(capture) -> None:
     """9025 aborted, 9023 one log-probability short; recorded by a request that asked for `engine_data` only."""
     cases = [

@@ -12,7 +12,7 @@ from tokentrue.generation import GenerateRequest
 from tokentrue.sampling import SamplingParams
 from tokentrue.tokens import TokenIds
 from tokentrue.transports.dynamo import ASKED_FIELDS, DynamoTransport
-from tokentrue.transports.parameters import TABLES, Refused
+from tokentrue.transports.parameters import TABLES, OnUnsupported, Refused
 from tokentrue.transports.vllm import VllmTransport
 
 BOTH = pytest.mark.parametrize("transport", [VllmTransport(), DynamoTransport()], ids=["vllm", "dynamo"])
@@ -52,6 +52,19 @@ def test_the_dynamo_rows_agree_with_the_recorded_probe_of_every_field(captures_f
 def test_what_dynamo_refuses_is_named_before_it_is_sent(key) -> None:
     with pytest.raises(UnsupportedParameterError, match=key):
         body_of(DynamoTransport(), **{key: True})
+
+
+@pytest.mark.parametrize("stops", [{"stop_token_ids": (9,)}, {"stop": ("x",)}], ids=str)
+def test_dynamo_would_drop_the_stops_of_a_request_with_ignore_eos(stops, caplog) -> None:
+    """What its worker receives then has neither (1.6.1); without stops, and on vLLM's route, it is sent."""
+    with pytest.raises(UnsupportedParameterError, match=f"drops {next(iter(stops))} "):
+        body_of(DynamoTransport(), ignore_eos=True, **stops)
+    sent = body_of(DynamoTransport(on_unsupported=OnUnsupported.WARN), ignore_eos=True, **stops)
+    assert "ignore_eos" not in sent
+    assert stops.keys() <= sent.keys()
+    assert f"drops {next(iter(stops))} " in caplog.text
+    assert body_of(DynamoTransport(), ignore_eos=True)["ignore_eos"] is True
+    assert body_of(VllmTransport(), ignore_eos=True, **stops)["sampling_params"]["ignore_eos"] is True
 
 
 def test_what_vllm_would_ignore_in_silence_is_refused() -> None:

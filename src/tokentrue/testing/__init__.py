@@ -9,6 +9,7 @@ from tokentrue.testing.engine_report import (
     Law,
     Outcome,
 )
+from tokentrue.testing.engine_subject import Oracle, ServerFacts
 
 __all__ = [
     "CHECKS",
@@ -17,6 +18,8 @@ __all__ = [
     "EngineReport",
     "Finding",
     "Law",
+    "Oracle",
     "Outcome",
+    "ServerFacts",
     "check_engine",
 ]

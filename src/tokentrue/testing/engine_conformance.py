@@ -32,7 +32,7 @@ from tokentrue.testing.engine_checks.sampling import (
     stop_ids_end_a_completion,
 )
 from tokentrue.testing.engine_report import BrokenPromiseError, CheckRow, EngineReport, Finding, Law, Outcome
-from tokentrue.testing.engine_subject import InWork, NotOfferedError, Oracle, Subject
+from tokentrue.testing.engine_subject import NotOfferedError, Oracle, ServerFacts, Subject
 
 CHECK_TIMEOUT_S = 120.0
 """An engine that lets one check wait longer than this has broken its promise."""
@@ -75,10 +75,9 @@ async def check_engine(  # noqa: PLR0913  one keyword for each thing that the su
     vocab_size: int,
     context_limit: int,
     oracle: Oracle | None = None,
-    block_tokens: int | None = None,
-    in_work: InWork | None = None,
-    engine_checks_ids: bool = True,
+    server: ServerFacts | None = None,
     tolerance: float = TOLERANCE_NATS,
+    seed: int | None = None,
     only: Collection[str] | None = None,
 ) -> EngineReport:
     """Make every check and report; an engine that breaks a promise is a row, not an exception.
@@ -90,10 +89,9 @@ async def check_engine(  # noqa: PLR0913  one keyword for each thing that the su
         vocab_size: Ids are below it.
         context_limit: Tokens of prompt and completion together.
         oracle: A forward pass of the same weights, in the same precision; called off the event loop.
-        block_tokens: Size of a block of the prefix cache; None when it is not known.
-        in_work: The server's own count of requests in work.
-        engine_checks_ids: False for a server that ends on an id outside its vocabulary: such a one is not sent.
+        server: What is known about the server behind it; None means nothing.
         tolerance: Nats by which two computations of one log-probability may differ.
+        seed: Of the prompts; None draws new ones every time, so that none is in a server's prefix cache already.
         only: Names of `CHECKS` to make; None means all.
 
     Raises:
@@ -106,11 +104,9 @@ async def check_engine(  # noqa: PLR0913  one keyword for each thing that the su
         vocab_size=vocab_size,
         context_limit=context_limit,
         oracle=oracle,
-        block_tokens=block_tokens,
-        in_work=in_work,
-        engine_checks_ids=engine_checks_ids,
+        server=server if server is not None else ServerFacts(),
         tolerance=tolerance,
-        rng=random.Random(),
+        rng=random.Random(seed),
     )
     rows = [await _row(check, subject) for check in CHECKS if only is None or check.name in only]
     return EngineReport(subject.info, tuple(rows))

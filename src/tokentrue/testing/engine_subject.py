@@ -22,6 +22,21 @@ InWork = Callable[[], Awaitable[float]]
 """How many requests the server is working on now, by its own account."""
 
 
+@dataclass(frozen=True, slots=True)
+class ServerFacts:
+    """What the suite may know about the server behind an engine.
+
+    Args:
+        block_tokens: Size of a block of its prefix cache; None when it is not known.
+        in_work: Its own count of requests in work.
+        checks_ids: False for a server that ends on an id outside its vocabulary: such a one is not sent.
+    """
+
+    block_tokens: int | None = None
+    in_work: InWork | None = None
+    checks_ids: bool = True
+
+
 class NotOfferedError(Exception):
     """There is nothing to check here; says why."""
 
@@ -48,9 +63,7 @@ class Subject:
     vocab_size: int
     context_limit: int
     oracle: Oracle | None
-    block_tokens: int | None
-    in_work: InWork | None
-    engine_checks_ids: bool
+    server: ServerFacts
     tolerance: float
     rng: random.Random
     info: EngineInfo | None = None

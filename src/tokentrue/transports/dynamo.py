@@ -59,7 +59,7 @@ from tokentrue.transports.evidence import (
     prompt_logprobs_from,
 )
 from tokentrue.transports.models import models_call, read_model_cards
-from tokentrue.transports.parameters import DYNAMO, Fate, OnUnsupported, place_parameters
+from tokentrue.transports.parameters import DYNAMO, Fate, OnUnsupported, place_parameters, warn_once
 from tokentrue.transports.refusals import ServerWords, refusal, unreadable
 from tokentrue.transports.transport import HttpCall, HttpReply, ModelCard
 
@@ -245,6 +245,7 @@ def nvext_and_body(
     Raises:
         UnsupportedParameterError: Dynamo would refuse a parameter, or a key of the caller's `nvext`.
     """
+    sampling = _with_stops_kept(sampling, where, on_unsupported)
     own = _checked_nvext(sampling.extra.get("nvext"))
     others = {key: value for key, value in sampling.extra.items() if key != "nvext"}
     body = place_parameters(replace(sampling, extra=others), table, where, on_unsupported)
@@ -252,6 +253,23 @@ def nvext_and_body(
     if asks_prompt_logprobs(sampling) and "prompt_logprobs" not in nvext["extra_fields"]:
         nvext["extra_fields"].append("prompt_logprobs")
     return nvext, body
+
+
+def _with_stops_kept(sampling: SamplingParams, where: str, on_unsupported: OnUnsupported) -> SamplingParams:
+    """Parameters with which the frontend keeps every stop: with `ignore_eos` 1.6.1 drops them all in silence.
+
+    Raises:
+        UnsupportedParameterError: Both are asked for, and `on_unsupported` is not to leave `ignore_eos` out.
+    """
+    stops = [name for name in ("stop", "stop_token_ids") if getattr(sampling, name)]
+    if not sampling.ignore_eos or not stops:
+        return sampling
+    advice = f"with it the frontend drops {' and '.join(stops)} without a word; give it without them"
+    error = UnsupportedParameterError("ignore_eos", where, advice)
+    if on_unsupported is OnUnsupported.RAISE:
+        raise error
+    warn_once(str(error))
+    return replace(sampling, ignore_eos=False, extra=dict(sampling.extra))
 
 
 def _object(value: Any, name: str) -> dict[str, Any]:

@@ -181,7 +181,8 @@ def check_completion(request: GenerateRequest, ids: Sequence[int], usage: Counts
     Raises:
         EmptyCompletionError: There are none.
         MalformedReplyError: An id cannot be one of this vocabulary.
-        EvidenceError: There are more than were asked for, or another number than the engine counts.
+        EvidenceError: There are more than were asked for, or another number than the engine counts, or a stop
+            id in the middle.
     """
     if not ids:
         raise EmptyCompletionError("the engine finished without sampling a single id")
@@ -192,11 +193,23 @@ def check_completion(request: GenerateRequest, ids: Sequence[int], usage: Counts
     limit = request.sampling.max_tokens
     if limit is not None and len(ids) > limit:
         raise EvidenceError(f"max_tokens={limit} was asked and {len(ids)} ids came back", status=200)
+    _check_stops_were_used(request.sampling, ids)
     counted = usage.completion_tokens if usage is not None else None
     if counted is not None and counted != len(ids):
         raise EvidenceError(
             f"{len(ids)} sampled ids came back and the engine counts {counted} completion tokens", status=200
         )
+
+
+def _check_stops_were_used(sampling: SamplingParams, ids: Sequence[int]) -> None:
+    """An engine that samples on behind a stop id was not told of it, or forgot it; before `min_tokens` it may."""
+    stop_ids = set(sampling.stop_token_ids)
+    for position in range(sampling.min_tokens or 0, len(ids) - 1 if stop_ids else 0):
+        if ids[position] in stop_ids:
+            raise EvidenceError(
+                f"the stop id {ids[position]} came at position {position} of {len(ids)}, and sampling went on",
+                status=200,
+            )
 
 
 def check_values(logprobs: Sequence[float | None], place: str = "position", start: int = 0) -> list[float]:

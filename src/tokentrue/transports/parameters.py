@@ -385,7 +385,7 @@ def place_parameters(
         except UnsupportedParameterError as exc:
             if on_unsupported is OnUnsupported.RAISE:
                 raise
-            _warn_once(str(exc))
+            warn_once(str(exc))
     return body
 
 
@@ -406,6 +406,7 @@ def _place_one(body: dict[str, Any], name: str, value: Any, table: Mapping[str, 
 
 
 @lru_cache(maxsize=1024)
-def _warn_once(words: str) -> None:
+def warn_once(words: str) -> None:
+    """Log that a parameter is left out, once for each wording."""
     # Thousands of rollouts leave the same parameter out; one line says so.
     _LOGGER.warning("%s; it is left out", words)

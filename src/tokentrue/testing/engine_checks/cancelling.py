@@ -34,7 +34,7 @@ async def cancelling_stops_the_sampling(subject: Subject) -> Finding:
     idle_s = await _until_idle(subject)
     started = time.monotonic()
     try:
-        async with asyncio.timeout(max(1.0, whole_s) if subject.in_work is None else None):
+        async with asyncio.timeout(max(1.0, whole_s) if subject.server.in_work is None else None):
             after = await subject.sample(prompt_ids, 4)
     except TimeoutError as exc:
         raise BrokenPromiseError(
@@ -43,7 +43,7 @@ async def cancelling_stops_the_sampling(subject: Subject) -> Finding:
         ) from exc
     answered_s = time.monotonic() - started
     require(distance(before, after) <= subject.tolerance, "after cancelling the engine samples something else")
-    if subject.in_work is None:
+    if subject.server.in_work is None:
         seen = f"the next short request took {answered_s:.2f} s, a long one takes {whole_s:.2f} s"
     else:
         seen = f"the server worked on {busy:.0f} and {idle_s:.2f} s later on none"
@@ -74,11 +74,11 @@ async def _time_of_one(subject: Subject) -> float:
 
 async def _until_in_work(subject: Subject, whole_s: float) -> float:
     """Wait until the server works on the requests, by its own count or for a tenth of their time."""
-    if subject.in_work is None:
+    if subject.server.in_work is None:
         await asyncio.sleep(whole_s / 10)
         return 0.0
     deadline = time.monotonic() + GIVE_UP_S
-    while (busy := await subject.in_work()) < REQUESTS / 2:
+    while (busy := await subject.server.in_work()) < REQUESTS / 2:
         require(time.monotonic() < deadline, f"{REQUESTS} requests were sent and the server works on {busy:.0f}")
         await asyncio.sleep(0.01)
     return busy
@@ -98,7 +98,7 @@ async def _all_cancelled(tasks: Sequence[asyncio.Future[None]], done_early: int)
 
 async def _until_idle(subject: Subject) -> float:
     started = time.monotonic()
-    while subject.in_work is not None and (busy := await subject.in_work()) > 0:
+    while subject.server.in_work is not None and (busy := await subject.server.in_work()) > 0:
         waited_s = time.monotonic() - started
         require(
             waited_s < GIVE_UP_S,

@@ -86,7 +86,7 @@ async def bad_input_is_a_typed_error(subject: Subject) -> Finding:
     the engine samples afterwards is what it sampled before."""
     prompt_ids = subject.prompt(20)
     before = await subject.sample(prompt_ids, 4)
-    made = [each for each in BAD_INPUTS if subject.engine_checks_ids or not each.reaches_the_engine]
+    made = [each for each in BAD_INPUTS if subject.server.checks_ids or not each.reaches_the_engine]
     for bad in made:
         await _refused(subject, bad)
     apart = distance(before, await subject.sample(prompt_ids, 4))

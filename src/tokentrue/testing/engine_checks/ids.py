@@ -14,7 +14,7 @@ SAMPLED = 4
 
 def prompt_lengths(subject: Subject) -> list[int]:
     """From one id to the longest prompt that leaves room for `SAMPLED`, and around a block's end."""
-    block, limit = subject.block_tokens or 32, subject.context_limit
+    block, limit = subject.server.block_tokens or 32, subject.context_limit
     wanted = (1, 2, block - 1, block, block + 1, limit // 3, limit - SAMPLED)
     return sorted({length for length in wanted if 1 <= length <= limit - SAMPLED})
 

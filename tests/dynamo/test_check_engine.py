@@ -1,0 +1,34 @@
+"""`check_engine` on the embedded model behind a real Dynamo frontend, by both of its token routes."""
+
+from __future__ import annotations
+
+import pytest
+from servers import conformance
+
+from tokentrue.testing import Outcome
+from tokentrue.transports.dynamo import DynamoTransport
+from tokentrue.transports.vllm import VllmTransport
+
+pytestmark = pytest.mark.dynamo
+
+
+@pytest.fixture(scope="module")
+def oracle(tmp_path_factory):
+    with conformance.best_oracle(tmp_path_factory.mktemp("oracle") / "oracle.log") as found:
+        yield found
+
+
+def test_dynamos_chat_route_keeps_every_promise(dynamo, oracle) -> None:
+    candidate = conformance.dynamo(dynamo.frontend, dynamo.embedded, DynamoTransport(), "Dynamo, embedded worker")
+    report = conformance.check(candidate, oracle)
+    report.raise_if_broken()
+    assert {row.outcome for row in report.rows} == {Outcome.HOLDS}, str(report)
+
+
+def test_dynamos_route_of_vllms_shape_keeps_every_promise_and_counts_nothing(dynamo, oracle) -> None:
+    title = "Dynamo, embedded worker, /inference/v1/generate"
+    candidate = conformance.dynamo(dynamo.frontend, dynamo.embedded, VllmTransport(), title)
+    report = conformance.check(candidate, oracle)
+    report.raise_if_broken()
+    rows = {row.name for row in report.rows if row.outcome is Outcome.NOT_OFFERED}
+    assert rows == {"prefix reuse"}, str(report)
