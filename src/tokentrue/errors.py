@@ -35,7 +35,8 @@ TokentrueError
 │   └── EngineTimeoutError         connect or read timeout
 └── RecordError                    a record cannot be written or read
 
-Warnings, which are no errors: `SpelledMarkerWarning`, a message spells a special token.
+Warnings, which are no errors: `SpelledMarkerWarning`, a message spells a special token; `FastPathWarning`, a
+template depends on the middle of a conversation although probing it found nothing.
 """
 
 from __future__ import annotations
@@ -121,6 +122,10 @@ class SpelledMarkerError(TemplateRenderError):
 
 class SpelledMarkerWarning(UserWarning):
     """The text of a message spells a special token; says which message and token, and what becomes of it."""
+
+
+class FastPathWarning(UserWarning):
+    """A bridge from a short history was not the one from the whole conversation; tells both texts."""
 
 
 class BridgeRefusedError(TemplateError):

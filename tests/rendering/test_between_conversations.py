@@ -9,9 +9,10 @@ import pytest
 from real_tokenizers import unpack_real
 from rendering_folders import write_folder
 from tokentrue import Message, Renderer, Session, load_renderer
+from tokentrue.errors import FastPathWarning
 from tokentrue.rendering.bridge import Bridge
 from tokentrue.rendering.contract import Messages
-from tokentrue.rendering.tail import BridgeRefused
+from tokentrue.rendering.tail import RECHECK_EVERY, BridgeRefused
 from tokentrue.turns import Why
 
 telling = pytest.mark.filterwarnings("ignore::tokentrue.errors.SpelledMarkerWarning")
@@ -93,7 +94,7 @@ def test_a_long_conversation_costs_short_renderings(real_qwen3: Renderer) -> Non
         bridged_text(real_qwen3, history, new)
         history += [*new, said("assistant", f"answer {index}")]
     assert memory.full_renderings - before <= 3
-    assert memory.disproved == 0
+    assert memory.disproofs == []
 
 
 @telling
@@ -128,3 +129,42 @@ def test_a_users_text_cannot_open_reasoning(tmp_path: Path) -> None:
     parsed = glm.parse_response(glm.tokenizer.encode("\nIt starts reasoning.<|user|>"), prompt_ids=prompt)
     assert parsed.content.strip() == "It starts reasoning."
     assert not parsed.reasoning_content
+
+
+SEVENTH = """{%- for m in messages %}
+    {{- '<|im_start|>' + m.role + '\\n' + m.content + '<|im_end|>\\n' }}
+{%- endfor %}
+{%- if add_generation_prompt %}
+    {{- '<|im_start|>assistant\\n' + ('Again: ' if messages | length > AFTER else '') }}
+{%- endif %}"""
+"""Depends on the length of a conversation, and only where no probe reaches."""
+
+
+def talk(turns: int) -> list[Message]:
+    return [said("user", "Hi"), said("assistant", "Ho")] * turns
+
+
+def test_a_disproved_fast_path_is_reported_and_left(tmp_path: Path) -> None:
+    renderer = load_renderer(write_folder(tmp_path, SEVENTH.replace("AFTER", "40")))
+    assert renderer.certificate.short_history
+    new = [said("user", "next")]
+    assert "Again" not in bridged_text(renderer, talk(2), new)
+    assert renderer.disproofs == ()
+    for _ in range(RECHECK_EVERY - 1):  # these are not compared: the conversation is as the probes know it
+        bridged_text(renderer, talk(2), new)
+    with pytest.warns(FastPathWarning, match="the whole one is used from now on, and 63 bridges") as told:
+        assert bridged_text(renderer, talk(21), new).endswith("<|im_start|>assistant\nAgain: ")
+    assert len(told) == 1
+    (disproof,) = renderer.disproofs
+    assert disproof.full_text == disproof.short_text + "Again: "
+    assert (disproof.shape, disproof.unchecked) == ("text, then user, with 0 tools", RECHECK_EVERY - 1)
+    for turns in (2, 21, 2, 21):  # in full from now on, so right, and told no more
+        assert ("Again" in bridged_text(renderer, talk(turns), new)) == (turns == 21)
+    assert renderer.disproofs == (disproof,)
+
+
+def test_a_fast_path_that_is_wrong_on_first_use_never_gives_a_wrong_bridge(tmp_path: Path) -> None:
+    renderer = load_renderer(write_folder(tmp_path, SEVENTH.replace("AFTER", "40")))
+    with pytest.warns(FastPathWarning, match="0 bridges of this kind"):
+        assert "Again" in bridged_text(renderer, talk(21), [said("user", "next")])
+    assert [found.unchecked for found in renderer.disproofs] == [0]

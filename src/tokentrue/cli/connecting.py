@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
-from datetime import datetime
 from pathlib import Path
 
 from tokentrue.clients.renderer import RendererClient
@@ -90,11 +89,8 @@ class Connection:
         return await engine.measured(self.model, asking)
 
 
-async def connect(choice: EngineChoice, now: datetime) -> Connection:
+async def connect(choice: EngineChoice) -> Connection:
     """Open the engine, ask what it serves, and load the renderer.
-
-    Args:
-        now: The date that the chat template is told.
 
     Raises:
         ConfigError: The choice contradicts itself, the environment or what the engine serves.
@@ -106,7 +102,7 @@ async def connect(choice: EngineChoice, now: datetime) -> Connection:
         raise ConfigError(
             f"--engine {choice.engine!r} is neither 'embedded', nor an http(s) URL, nor a folder with a model"
         )
-    renderer = load_renderer(tokenizer_folder(choice.tokenizer_name), now=now)
+    renderer = load_renderer(tokenizer_folder(choice.tokenizer_name))
     if choice.is_server:
         info, engine = await _server(choice)
     else:

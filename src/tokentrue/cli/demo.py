@@ -35,6 +35,7 @@ from tokentrue.rollouts.comparison import (
     compare_run,
     drift_example,
     joined_comparison,
+    renderer_at,
 )
 from tokentrue.rollouts.proof import Proof, joined_proof, prove
 from tokentrue.rollouts.runner import RolloutPlan
@@ -138,7 +139,7 @@ async def _play(engine: str, seed: int, folder: Path, counts: Sequence[int]) -> 
             ExitCode.CALLER, "the demo plays on the embedded engine; for a server: tokentrue rollout"
         )
     started = datetime.now().astimezone()
-    connection = await connect(choice, started)
+    connection = await connect(choice)
     sampling = SamplingParams(temperature=1.0, max_tokens=_MAX_TOKENS)
     async with connection.client:
         model = f"{connection.model} {connection.info.version}"
@@ -199,7 +200,7 @@ def _print_comparison(runs: Sequence[_Run]) -> None:
 def _write_pages(runs: Sequence[_Run], renderer: Renderer, folder: Path) -> list[tuple[str, str]]:
     run, episode = _most_telling(runs)
     turns = [turn for turn in run.turns if turn.episode == episode.index]
-    compared = compare_episode(turns, episode.tools, renderer)
+    compared = compare_episode(turns, episode.tools, renderer_at(episode, renderer))
     painted = paint_episode(turns, renderer.tokenizer, compared)
     first = next((one for one in compared if one.first_difference is not None), None)
     found = drift_example(first, renderer) if first is not None else None

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +17,7 @@ from tokentrue.cli.screen import episode_screen
 from tokentrue.cli.summary_json import summary_json
 from tokentrue.errors import ConfigError, RecordError
 from tokentrue.rendering.renderer import Renderer, load_renderer
-from tokentrue.rollouts.comparison import compare_episode
+from tokentrue.rollouts.comparison import compare_episode, renderer_at
 from tokentrue.rollouts.summary import summarize
 from tokentrue.rollouts.trajectory import EpisodeRecord, TurnRecord
 
@@ -125,7 +124,7 @@ def _list_line(episode: EpisodeRecord) -> str:
 def _show(reader: RecordReader, options: dict[str, Any]) -> None:
     wanted = options["episode"] if options["episode"] is not None else _first_episode(reader)
     episode, turns = _episode(reader, wanted)
-    renderer = renderer_of(reader, options["tokenizer"])
+    renderer = renderer_at(episode, renderer_of(reader, options["tokenizer"]))
     compared = compare_episode(turns, episode.tools, renderer)
     painted = paint_episode(turns, renderer.tokenizer, compared)
     if options["episode"] is not None:
@@ -152,7 +151,7 @@ def _episode(reader: RecordReader, wanted: int) -> tuple[EpisodeRecord, tuple[Tu
 
 
 def renderer_of(reader: RecordReader, tokenizer: str | None) -> Renderer:
-    """The renderer that made the prompts of a record: same tokenizer, same template, same date.
+    """The renderer that made the prompts of a record: same tokenizer, same template; `renderer_at` adds the date.
 
     Args:
         tokenizer: A folder to use instead of the one that the record names.
@@ -170,7 +169,7 @@ def renderer_of(reader: RecordReader, tokenizer: str | None) -> Renderer:
     path = tokenizer_folder(named)
     if not path.is_dir():
         raise ConfigError(f"the run's tokenizer folder {str(path)!r} is not there: give --tokenizer")
-    renderer = load_renderer(path, now=datetime.fromisoformat(info.created_at) if info.created_at else None)
+    renderer = load_renderer(path)
     for what, found, wanted in (
         ("tokenizer", renderer.tokenizer.content_hash, info.tokenizer_hash),
         ("chat template", renderer.template.content_hash, info.template_hash),

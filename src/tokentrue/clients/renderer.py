@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Any, Self
 
 from tokentrue.clients.by_messages import within_room
@@ -31,11 +32,13 @@ class RendererClient:
         engine: Where completions are sampled; closed by `close`.
         renderer: The model's tokenizer and template; must belong to the model that the engine serves.
         clip_max_tokens: Lower `max_tokens` to the room that is left, where the engine refuses it.
+        clock: Tells a session that begins what its date is, for templates that ask.
     """
 
     engine: Engine
     renderer: RendererContract
     clip_max_tokens: bool = False
+    clock: Callable[[], datetime] = field(default=datetime.now, repr=False)
 
     async def get_response(
         self,
@@ -72,12 +75,13 @@ class RendererClient:
     async def _stitch(
         self, session: Session, messages: tuple[Message, ...], tools: tuple[dict[str, Any], ...]
     ) -> StitchedPrompt:
+        renderer = session.clocked(self.renderer, self.clock())
         # What a bridge encodes is what follows the last assistant message; a first prompt is encoded whole.
         last = max((i for i, message in enumerate(messages) if message.role == "assistant"), default=-1)
         new = messages[last + 1 :] if session.turns else messages
         if sum(len(message.content or "") for message in new) > _OFF_LOOP_CHARS:
-            return await asyncio.to_thread(session.stitch, self.renderer, messages, tools)
-        return session.stitch(self.renderer, messages, tools)
+            return await asyncio.to_thread(session.stitch, renderer, messages, tools)
+        return session.stitch(renderer, messages, tools)
 
     def _respond(
         self,

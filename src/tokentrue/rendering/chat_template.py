@@ -14,6 +14,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from functools import lru_cache
 from typing import Any
 
 import jinja2
@@ -101,16 +102,38 @@ def _constants(nodes: Sequence[jinja2.nodes.Node]) -> list[str]:
     return [node.value for node in nodes if isinstance(node, jinja2.nodes.Const) and isinstance(node.value, str)]
 
 
-def _environment(now: datetime) -> jinja2.sandbox.ImmutableSandboxedEnvironment:
+def _environment() -> jinja2.sandbox.ImmutableSandboxedEnvironment:
     env = jinja2.sandbox.ImmutableSandboxedEnvironment(
         trim_blocks=True, lstrip_blocks=True, extensions=[_GenerationTag, jinja2.ext.loopcontrols]
     )
     env.filters["tojson"] = _tojson
     env.globals["raise_exception"] = _raise_exception
-    env.globals["strftime_now"] = now.strftime
     env.globals["dict"] = _Dict()
     env.globals["namespace"] = _Namespace
     return env
+
+
+_ENVIRONMENT = _environment()
+
+
+@lru_cache(maxsize=64)
+def _compiled(source: str) -> jinja2.Template:
+    """The compiled source: what differs between templates of one source are only variables."""
+    return _ENVIRONMENT.from_string(source)
+
+
+@lru_cache(maxsize=64)
+def _time_formats(source: str) -> tuple[str, ...] | None:
+    """The formats that `strftime_now` is called with; None when one of them is not a constant."""
+    tree = _ENVIRONMENT.parse(source)
+    told = [name for name in tree.find_all(jinja2.nodes.Name) if name.name == "strftime_now"]
+    asked = [test.node for test in tree.find_all(jinja2.nodes.Test) if test.name == "defined"]
+    formats: list[str] = []
+    for call in tree.find_all(jinja2.nodes.Call):
+        if call.node in told and len(call.args) == 1 and not call.kwargs:
+            formats += _constants(call.args)
+    known = len(formats) + sum(any(name is node for name in told) for node in asked)
+    return tuple(sorted(set(formats))) if known == len(told) else None
 
 
 def _message_data(message: Mapping[str, Any]) -> dict[str, Any]:
@@ -146,19 +169,17 @@ class ChatTemplate:
     _compiled: list[jinja2.Template] = field(default_factory=list, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        env = _environment(self.now)
         for source in (self.default, self.tool_use):
             try:
-                self._compiled.append(env.from_string(source if source is not None else self.default))
+                self._compiled.append(_compiled(source if source is not None else self.default))
             except jinja2.exceptions.TemplateError as error:
                 raise TemplateRenderError(f"the chat template is not valid Jinja: {error}") from error
 
     def compared_literals(self) -> tuple[str, ...]:
         """The texts that the source compares something with, or calls a method with; in no special order."""
-        env = _environment(self.now)
         found: set[str] = set()
         for source in (self.default, self.tool_use or ""):
-            tree = env.parse(source)
+            tree = _ENVIRONMENT.parse(source)
             for compared in tree.find_all(jinja2.nodes.Compare):
                 sides = [compared.expr, *(operand.expr for operand in compared.ops)]
                 found.update(_constants(sides))
@@ -182,6 +203,20 @@ class ChatTemplate:
         """Whether what the template writes depends on `now`."""
         return "strftime_now" in self.default or "strftime_now" in (self.tool_use or "")
 
+    @property
+    def told_time(self) -> str:
+        """All that `now` can make a rendering differ by: a date, mostly; "" when it makes none.
+
+        Two templates that differ only in `now` write the same whenever this is the same.
+        """
+        told: list[str] = []
+        for source in (self.default, self.tool_use or ""):
+            formats = _time_formats(source) if "strftime_now" in source else ()
+            if formats is None:
+                return self.now.isoformat()
+            told += [self.now.strftime(each) for each in formats]
+        return "\n".join(told)
+
     def render_text(
         self,
         messages: Sequence[Mapping[str, Any]],
@@ -197,7 +232,7 @@ class ChatTemplate:
         template = self._compiled[1 if tools else 0]
         try:
             return template.render(
-                **{**self.special_tokens, **self.kwargs},
+                **{"strftime_now": self.now.strftime, **self.special_tokens, **self.kwargs},
                 messages=[_message_data(message) for message in messages],
                 tools=list(tools) or None,
                 documents=None,

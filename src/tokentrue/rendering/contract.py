@@ -6,7 +6,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from datetime import datetime
+from typing import Any, Protocol, runtime_checkable
 
 from tokentrue.generation import FinishReason
 from tokentrue.messages import Message, SupportsModelDump
@@ -91,4 +92,13 @@ class RendererContract(Protocol):
         self, ids: Sequence[int], prompt_ids: Sequence[int] = (), tools: Tools | None = None
     ) -> ParsedResponse:
         """Read a completion; law 6: the inverse of writing it. Never raises on what a model wrote."""
+        ...
+
+
+@runtime_checkable
+class FollowsTheClock(Protocol):
+    """A renderer whose template may ask for the date. Without this method a renderer's date never changes."""
+
+    def at(self, now: datetime) -> RendererContract:
+        """The renderer for a conversation that began at `now`; itself where the date makes no difference."""
         ...

@@ -31,7 +31,7 @@ from tokentrue.rendering.spans import character_spans, token_spans
 from tokentrue.rendering.spelled import MarkerPolicy, SpelledMarkers, Written, control_markers
 from tokentrue.rendering.stops import DerivedStops, derive_stops
 from tokentrue.rendering.streaming import StreamingReader
-from tokentrue.rendering.tail import BridgeRefused, FollowUp, TailFinder
+from tokentrue.rendering.tail import BridgeRefused, Disproof, FollowUp, TailFinder, TailMemory
 from tokentrue.rendering.template_messages import MessageForm, probe_message_form
 from tokentrue.rendering.tokenizer import Tokenizer, read_chat_templates, read_stop_ids
 from tokentrue.tokens import TokenIds
@@ -39,6 +39,9 @@ from tokentrue.turns import Why
 
 EMBEDDED_FOLDER = Path(__file__).resolve().parent.parent / "engines" / "embedded" / "model"
 """The folder of the model that comes with the package; only its files are known here, not its engine."""
+
+_KEPT_TIMES = 32
+"""Renderers of how many dates are kept: conversations that began on as many days may go on side by side."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,13 +62,39 @@ class Renderer:
     markers: SpelledMarkers = field(repr=False)
     folder: str
     stop_doubts: tuple[str, ...] = field(default=(), repr=False)
+    is_pinned: bool = field(default=True, repr=False)
     _certificates: list[Certificate] = field(default_factory=list, init=False, repr=False, compare=False)
+    _at: dict[str, Renderer] = field(default_factory=dict, init=False, repr=False, compare=False)
+
+    def at(self, now: datetime) -> Renderer:
+        """The renderer that tells its template another time; itself when that is the same to the template.
+
+        Nothing is derived anew: what a date changes in the shape of a bridge, the comparison with a full
+        rendering finds on first use. A renderer that was loaded with a `now` of its own keeps it.
+        """
+        template = self.template if self.is_pinned else replace(self.template, now=now)
+        told = template.told_time
+        if told == self.template.told_time:
+            return self
+        found = self._at.get(told)
+        if found is None:
+            markers, known = replace(self.markers, template=template), self.bridges.tails.memory.disproofs
+            tails = replace(
+                self.bridges.tails, template=template, markers=markers, memory=TailMemory(disproofs=known)
+            )
+            bridges = replace(self.bridges, tails=tails)
+            found = replace(self, template=template, markers=markers, bridges=bridges)
+            for oldest in list(self._at)[: -_KEPT_TIMES + 1]:
+                self._at.pop(oldest, None)
+            self._at[told] = found
+        return found
 
     def with_template_kwargs(self, template_kwargs: Mapping[str, Any]) -> Renderer:
         """The same folder with further variables for the template; everything is derived anew."""
         template = replace(self.template, kwargs={**self.template.kwargs, **template_kwargs})
         policy, doubts = self.markers.policy, self.stop_doubts
-        return make_renderer(self.tokenizer, template, self.stop_ids, self.folder, policy, doubts)
+        made = make_renderer(self.tokenizer, template, self.stop_ids, self.folder, policy, doubts)
+        return replace(made, is_pinned=self.is_pinned)
 
     def render_text(
         self, messages: Messages, *, tools: Tools | None = None, add_generation_prompt: bool = True
@@ -227,13 +256,21 @@ class Renderer:
     @property
     def identity(self) -> str:
         """What makes two renderers write the same ids: template, kwargs, tokenizer, clock, policy for markers."""
-        told = self.template.now.isoformat() if self.template.tells_the_time else ""
+        told = self.template.told_time
         return f"{self.template.content_hash}/{self.tokenizer.content_hash}/{told}/{self.markers.policy.value}"
 
     @property
     def vocab_size(self) -> int:
         """One more than the largest id of the tokenizer."""
         return self.tokenizer.vocab_size
+
+    @property
+    def disproofs(self) -> tuple[Disproof, ...]:
+        """Where a short history gave another bridge than the whole conversation; empty as long as none did.
+
+        Each is also told once as a `FastPathWarning`, and its shape is rendered in full from then on.
+        """
+        return tuple(self.bridges.tails.memory.disproofs)
 
     @property
     def certificate(self) -> Certificate:
@@ -265,7 +302,8 @@ def load_renderer(
             model that comes with the package; other names are not looked up on a hub.
         template_kwargs: Further variables for the template, such as `{"enable_thinking": False}`.
         stop_token_ids: Further stop ids, in addition to the folder's own.
-        now: What `strftime_now` tells the template; None is the time of this call, fixed from then on.
+        now: What `strftime_now` tells the template, whatever the clock says. None is the time of this call, and
+            for a session of `RendererClient` the time of its first turn, which it keeps over midnight.
         spelled_markers: What becomes of message text that spells a special token: "as_template" makes it that
             token, as engines and training pipelines do; "escape" keeps it plain text. Either way there is a
             `SpelledMarkerWarning`.
@@ -296,7 +334,8 @@ def load_renderer(
             f"{folder} names no stop token: neither generation_config.json (eos_token_id) nor "
             f"tokenizer_config.json (eos_token); pass stop_token_ids"
         )
-    return make_renderer(tokenizer, template, stop_ids, str(folder), policy, derived.doubts)
+    made = make_renderer(tokenizer, template, stop_ids, str(folder), policy, derived.doubts)
+    return replace(made, is_pinned=now is not None)
 
 
 def make_renderer(

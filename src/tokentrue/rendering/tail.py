@@ -13,11 +13,12 @@ again on first use of a shape and every so often.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from tokentrue.errors import TemplateRenderError
+from tokentrue.errors import FastPathWarning, TemplateRenderError
 from tokentrue.messages import Message, tools_digest
 from tokentrue.rendering.chat_template import ChatTemplate
 from tokentrue.rendering.glue import Stretch, locate_bodies, split_at_sentinels
@@ -100,20 +101,52 @@ class FollowUp:
         calls = tuple(call.name for call in self.history[-1].tool_calls)
         return roles, calls, bool(self.history[-1].content), system, tools_digest(self.tools)
 
+    def shape_text(self) -> str:
+        """The shape for a person."""
+        calls = ", ".join(call.name for call in self.history[-1].tool_calls)
+        said = f"calls of {calls}" if calls else "text"
+        roles = ", ".join(message.role for message in self.new)
+        return f"{said}, then {roles}, with {len(self.tools)} tools"
+
+
+@dataclass(frozen=True, slots=True)
+class Disproof:
+    """A short history that gave another tail than the whole conversation.
+
+    Args:
+        shape: The kind of follow-up, for a person: the roles, calls and tools by which it is known.
+        short_text: What the short history gave.
+        full_text: What the template writes; this was used, and is from now on for this shape.
+        unchecked: How many bridges of the shape were made of a short history since it was last found right;
+            0 when it was found wrong on first use, so that no wrong bridge left the renderer.
+    """
+
+    shape: str
+    short_text: str
+    full_text: str
+    unchecked: int
+
+    def __str__(self) -> str:
+        return (
+            f"the template depends on the middle of a conversation: for {self.shape} a short history gives "
+            f"{self.short_text!r}, the whole one {self.full_text!r}; the whole one is used from now on, and "
+            f"{self.unchecked} bridges of this kind since the last comparison may be wrong"
+        )
+
 
 @dataclass(slots=True)
 class TailMemory:
     """Which shapes were compared with a full rendering, and which need one each time.
 
-    `disproved` counts shapes whose short rendering once differed; it stays 0 unless a template depends
-    on the middle of a conversation in a way that the probes did not find.
+    `disproofs` stays empty unless a template depends on the middle of a conversation in a way that the
+    probes did not find.
     """
 
     uses: dict[tuple[object, ...], int] = field(default_factory=dict)
     slow: set[tuple[object, ...]] = field(default_factory=set)
     short_renderings: int = 0
     full_renderings: int = 0
-    disproved: int = 0
+    disproofs: list[Disproof] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,8 +179,15 @@ class TailFinder:
         full = self.full_tail(follow_up)
         if full != found and not (isinstance(full, BridgeRefused) and isinstance(found, BridgeRefused)):
             self.memory.slow.add(shape)
-            self.memory.disproved += 1
+            if not isinstance(found, BridgeRefused):
+                self._report(follow_up, found, full, unchecked=max(uses - 1, 0) % RECHECK_EVERY)
         return full
+
+    def _report(self, follow_up: FollowUp, short: Tail, full: Tail | BridgeRefused, *, unchecked: int) -> None:
+        found = full.detail if isinstance(full, BridgeRefused) else full.seam.close.text + full.text
+        disproof = Disproof(follow_up.shape_text(), short.seam.close.text + short.text, found, unchecked)
+        self.memory.disproofs.append(disproof)
+        warnings.warn(str(disproof), FastPathWarning, stacklevel=2)
 
     def full_tail(self, follow_up: FollowUp) -> Tail | BridgeRefused:
         """The tail by rendering the whole conversation."""

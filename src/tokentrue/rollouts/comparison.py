@@ -17,6 +17,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from itertools import groupby
 from typing import Any
 
@@ -141,6 +142,11 @@ def compare_episode(
     return tuple(compared)
 
 
+def renderer_at(episode: EpisodeRecord, renderer: Renderer) -> Renderer:
+    """`renderer` at the time that the template was told in an episode: when it began."""
+    return renderer.at(datetime.fromtimestamp(episode.started_at)) if episode.started_at else renderer
+
+
 def compare_run(episodes: Iterable[EpisodeRecord], turns: Iterable[TurnRecord], renderer: Renderer) -> Comparison:
     """Compare a whole run, one episode in memory at a time.
 
@@ -150,13 +156,14 @@ def compare_run(episodes: Iterable[EpisodeRecord], turns: Iterable[TurnRecord], 
     Raises:
         RecordError: A turn belongs to no episode.
     """
-    tools = {episode.index: episode.tools for episode in episodes}
+    known = {episode.index: episode for episode in episodes}
     totals = _Totals()
-    for episode, group in groupby(turns, key=lambda record: record.episode):
-        if episode not in tools:
-            raise RecordError(f"there are turns of episode {episode}, but no such episode")
-        records = list(group)
-        totals.add(compare_episode(records, tools[episode], renderer), renderer)
+    for index, group in groupby(turns, key=lambda record: record.episode):
+        if index not in known:
+            raise RecordError(f"there are turns of episode {index}, but no such episode")
+        episode, records = known[index], list(group)
+        dated = renderer_at(episode, renderer)
+        totals.add(compare_episode(records, episode.tools, dated), dated)
     return totals.result()
 
 

@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from datetime import datetime
 from typing import Any, Generic, TypeVar
 
 import msgspec
@@ -162,7 +163,7 @@ class EpisodePlayer(Generic[TaskT, StateT]):
         self._task_json = task_json(task)
         state = self._state = await eventually(self._environment.setup(task, seed))
         self._sink.episode_started(self._record(StopReason.INTERRUPTED, 0.0))
-        session = Session()
+        session = Session(began_at=datetime.fromtimestamp(self._started_at))
         tools = state.tools.definitions or None
         while True:
             self._phase = Phase.TURN

@@ -6,13 +6,14 @@ import hashlib
 import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Any
 
 import msgspec
 
 from tokentrue.generation import FinishReason, Generation
 from tokentrue.messages import Message, SupportsModelDump
-from tokentrue.rendering.contract import RendererContract
+from tokentrue.rendering.contract import FollowsTheClock, RendererContract
 from tokentrue.sessions.stitch import (
     Anchor,
     NotExtended,
@@ -33,9 +34,11 @@ class Session:
 
     Args:
         id: Sent as `X-Session-ID`, so that a router can keep the conversation on one engine.
+        began_at: The date that a template tells in all of this conversation; None until its first turn.
     """
 
     id: str = field(default_factory=lambda: uuid.uuid4().hex)
+    began_at: datetime | None = None
     _tree: ConversationTree = field(default_factory=ConversationTree, repr=False)
     _canonical: dict[bytes, Message] = field(default_factory=dict, repr=False)
 
@@ -73,6 +76,15 @@ class Session:
         if found is None:
             found = self._canonical[key] = Message.from_any(value, f"messages[{index}]")
         return found
+
+    def clocked(self, renderer: RendererContract, now: datetime) -> RendererContract:
+        """`renderer` at the time at which this conversation began, which is `now` if it begins now.
+
+        A conversation that crosses midnight keeps its date, so its prompts keep their beginning.
+        """
+        if self.began_at is None:
+            self.began_at = now
+        return renderer.at(self.began_at) if isinstance(renderer, FollowsTheClock) else renderer
 
     def stitch(
         self, renderer: RendererContract, messages: Sequence[Message], tools: tuple[dict[str, Any], ...] = ()
