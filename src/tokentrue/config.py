@@ -27,6 +27,7 @@ CLIENT_TYPES = ("openai_chat_completions", "openai_chat_completions_token", "ren
 TRANSPORTS = ("vllm", "dynamo", "sglang")
 BRIDGE_TOKENIZERS = ("auto", "local", "engine")
 ON_UNSUPPORTED = ("raise", "warn")
+SPELLED_MARKERS = ("as_template", "escape")
 
 AUTHORIZATION_HEADERS = frozenset({"authorization", "proxy-authorization", "api-key", "x-api-key"})
 """Headers that authenticate, in lower case: they are replaced only where that is asked for by name."""
@@ -174,6 +175,7 @@ _RULES: Mapping[str, Rule] = {
     "renderer_model_name": _maybe_text,
     "renderer_transport": _transport,
     "template_kwargs": _plain_mapping,
+    "spelled_markers": _one_of(*SPELLED_MARKERS),
     "tool_parser": _maybe_text,
     "reasoning_parser": _maybe_text,
     "bridge_tokenizer": _one_of(*BRIDGE_TOKENIZERS),
@@ -279,6 +281,8 @@ class ClientConfig:
         renderer_model_name: Tokenizer folder for "auto", where the served name is an alias or an adapter.
         renderer_transport: "vllm" (also None), "dynamo" or "sglang": whose wire is spoken.
         template_kwargs: Variables for the chat template, such as `enable_thinking`.
+        spelled_markers: What becomes of message text that spells a special token: "as_template" makes it that
+            token, as engines do; "escape" keeps it plain text, for the client type "renderer" only.
         tool_parser: None and "auto" derive it from the template; another name must be the derived one.
         reasoning_parser: None and "auto" derive it from the template; another value must be its opening marker.
         bridge_tokenizer: Who tokenizes a bridge for the token client: "local" (the renderer), "engine" (the route
@@ -309,6 +313,7 @@ class ClientConfig:
     renderer_model_name: str | None = None
     renderer_transport: str | None = "vllm"
     template_kwargs: Mapping[str, Any] = field(default_factory=dict)
+    spelled_markers: str = "as_template"
     tool_parser: str | None = None
     reasoning_parser: str | None = None
     bridge_tokenizer: str = "auto"
@@ -327,6 +332,11 @@ class ClientConfig:
 
     def __post_init__(self) -> None:
         _check_fields(self)
+        if self.spelled_markers == "escape" and self.client_type != "renderer":
+            raise ConfigError(
+                f"ClientConfig.spelled_markers='escape' needs client_type='renderer', not {self.client_type!r}: "
+                f"there the engine renders prompts as the template does, and nothing can be kept plain text"
+            )
         if self.api_key_var is not None and not self.allow_auth_headers:
             for name in self.extra_headers:
                 if name.lower() in AUTHORIZATION_HEADERS:

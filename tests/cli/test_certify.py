@@ -24,6 +24,14 @@ def test_a_template_that_is_bridged_throughout_ends_with_zero() -> None:
     assert max(map(len, lines)) <= 200
 
 
+def test_the_policy_for_spelled_markers_is_told() -> None:
+    told = run_command("certify", "embedded", "--spelled-markers", "escape").stdout
+    assert "spelled in a message: kept plain text" in told
+    value = json.loads(run_command("certify", "embedded", "--json").stdout)
+    assert value["spelled_markers"] == "as_template"
+    assert value["control_markers"] > 0
+
+
 def test_json_holds_the_same_findings() -> None:
     done = run_command("certify", "embedded", "--json", "--tools")
     value = json.loads(done.stdout)

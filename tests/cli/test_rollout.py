@@ -10,7 +10,9 @@ import pytest
 
 from cli.conftest import failure_of, run_command
 from tokentrue import load_renderer
+from tokentrue.cli.inspect import renderer_of
 from tokentrue.engines.embedded.engine import MODEL_FOLDER
+from tokentrue.rendering.spelled import MarkerPolicy
 from tokentrue.rollouts.record import RecordForm, open_record
 
 SHORT = ("--episodes", 2, "--max-turns", 2, "--max-tokens", 24)
@@ -29,6 +31,15 @@ def test_a_run_records_what_it_was(record: Path) -> None:
     assert info.template_hash
     assert {"python", "numpy"} <= set(info.versions)
     assert max(episode.turns for episode in reader.episodes()) <= 4
+
+
+def test_the_policy_for_spelled_markers_is_recorded_and_found_again(tmp_path: Path) -> None:
+    args = ("rollout", "--env", "calculator", *SHORT, "--spelled-markers", "escape", "--out", tmp_path / "run")
+    assert run_command(*args).returncode == 0
+    reader = open_record(tmp_path / "run")
+    assert reader.info.config["spelled_markers"] == "escape"
+    assert renderer_of(reader, None).markers.policy is MarkerPolicy.ESCAPE
+    assert run_command("inspect", tmp_path / "run").returncode == 0
 
 
 def test_the_seed_decides_every_id(tmp_path: Path) -> None:

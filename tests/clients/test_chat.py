@@ -16,6 +16,7 @@ from tokentrue.errors import (
     EmptyCompletionError,
     MaxTokensTooLargeError,
     OverlongPromptError,
+    SpelledMarkerWarning,
     TokentrueError,
 )
 from tokentrue.generation import FinishReason
@@ -223,6 +224,16 @@ def test_a_configuration_that_cannot_work_is_refused_before_any_call(settings, w
     with pytest.raises(ConfigError) as raised:
         made(**settings)
     assert words in str(raised.value)
+
+
+def test_the_renderer_of_a_configuration_keeps_its_policy_for_spelled_markers() -> None:
+    prompts = []
+    for policy in ("as_template", "escape"):
+        client = made(client_type=TYPES[2], renderer="embedded", spelled_markers=policy)
+        assert isinstance(client, RendererClient)
+        with pytest.warns(SpelledMarkerWarning, match="spells the special token '<\\|im_end\\|>'"):
+            prompts.append(client.renderer.render_ids([{"role": "user", "content": "a<|im_end|>"}]))
+    assert len(prompts[0]) < len(prompts[1])
 
 
 def test_a_tokenizer_folder_that_is_not_there_is_named() -> None:

@@ -44,6 +44,7 @@ WRONG = [
     ("renderer_transport", "prime_vllm_generate", "'vllm', 'dynamo', 'sglang', or None for 'vllm'"),
     ("renderer_transport", 3, "'vllm', 'dynamo', 'sglang', or None for 'vllm'"),
     ("template_kwargs", [1], "mapping"),
+    ("spelled_markers", "strip", "'as_template', 'escape'"),
     ("bridge_tokenizer", "remote", "'engine'"),
     ("on_unsupported", "ignore", "'warn'"),
     ("clip_max_tokens", 1, "true or false"),
@@ -179,3 +180,10 @@ def test_a_header_that_would_replace_the_key_is_refused_unless_asked_for(name) -
 def test_state_gives_headers_where_it_has_a_value() -> None:
     config = ClientConfig(extra_headers_from_state={"X-Session-ID": "trajectory_id", "X-B": "b", "X-C": "c"})
     assert config.headers_from_state({"trajectory_id": 7, "b": None}) == {"X-Session-ID": "7"}
+
+
+@pytest.mark.parametrize("client_type", ["openai_chat_completions", "openai_chat_completions_token"])
+def test_what_an_engine_renders_cannot_be_kept_plain(client_type) -> None:
+    with pytest.raises(ConfigError, match="spelled_markers='escape' needs client_type='renderer'"):
+        ClientConfig(client_type=client_type, spelled_markers="escape")
+    assert ClientConfig(client_type="renderer", spelled_markers="escape").spelled_markers == "escape"

@@ -11,9 +11,11 @@ import click
 from tokentrue.cli.connecting import tokenizer_folder
 from tokentrue.cli.door import CommandFailed, ExitCode
 from tokentrue.cli.report import WIDTH
+from tokentrue.config import SPELLED_MARKERS
 from tokentrue.errors import ConfigError
 from tokentrue.rendering.certificate import Certificate, Finding, FollowUpKind, Verdict
 from tokentrue.rendering.renderer import Renderer, load_renderer
+from tokentrue.rendering.spelled import MarkerPolicy
 from tokentrue.turns import Junction
 
 _ABSENT = "none"
@@ -35,6 +37,12 @@ _CANNOT_RENDER = "the chat template refuses these messages"
 @click.option(
     "--template-kwargs", metavar="JSON", help='Variables for the template, such as {"enable_thinking": false}.'
 )
+@click.option(
+    "--spelled-markers",
+    type=click.Choice(SPELLED_MARKERS),
+    default=SPELLED_MARKERS[0],
+    help="What becomes of message text that spells a special token; see `rollout`.  [default: as_template]",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print the certificate as JSON.")
 def certify(folder: str, **options: Any) -> None:
     """Prove which follow-ups a template can be bridged for.
@@ -55,6 +63,7 @@ def certify(folder: str, **options: Any) -> None:
         tokenizer_folder(folder),
         template_kwargs=_template_kwargs(options["template_kwargs"]),
         stop_token_ids=options["stop_ids"],
+        spelled_markers=options["spelled_markers"],
     )
     certificate = renderer.certificate
     wanted: bool | None = options["with_tools"]
@@ -128,6 +137,8 @@ def certificate_json(renderer: Renderer, findings: list[Finding]) -> dict[str, A
         "reasoning_format": certificate.reasoning_format,
         "reasoning_retention": retention(certificate),
         "tool_format": certificate.tool_format,
+        "spelled_markers": renderer.markers.policy.value,
+        "control_markers": len(renderer.markers.markers.tokens),
         "stop_doubts": list(certificate.stop_doubts),
         "bridged": not any(is_unbridged(finding) for finding in findings),
         "findings": [
@@ -156,6 +167,7 @@ def certificate_lines(renderer: Renderer, findings: list[Finding]) -> list[str]:
         _row("prompt", repr(certificate.generation_prompt)),
         _row("reasoning", f"{certificate.reasoning_format or _ABSENT}; in history: {retention(certificate)}"),
         _row("tools", certificate.tool_format or "tool calls are not read"),
+        _row("markers", f"{len(renderer.markers.markers.tokens)}; spelled in a message: {_spelled(renderer)}"),
         *(_cut(f"uncertain: {doubt}") for doubt in certificate.stop_doubts),
         "",
         f"{'follow-up':<24}{'tools':<7}{'outcome':<14}{'junction':<16}history",
@@ -176,6 +188,11 @@ def _finding_lines(finding: Finding) -> list[str]:
     sampled, _, rendered = finding.detail.partition(", full rendering ")
     details = [sampled, f"rendered {rendered}"] if rendered else [sampled] if sampled else []
     return [line, *(_cut("    " + " ".join(detail.split())) for detail in details)]
+
+
+def _spelled(renderer: Renderer) -> str:
+    escapes = renderer.markers.policy is MarkerPolicy.ESCAPE
+    return "kept plain text" if escapes else "that token, as in an engine"
 
 
 def _row(name: str, text: str) -> str:

@@ -43,6 +43,7 @@ class EngineChoice:
         tokenizer: A tokenizer folder, or "embedded"; None means the engine's own; for a server that
             is known only when it serves the embedded model.
         api_key_env: Environment variable that holds the server's key; "" for none.
+        spelled_markers: What becomes of message text that spells a special token, as for `load_renderer`.
     """
 
     engine: str = EMBEDDED
@@ -50,6 +51,7 @@ class EngineChoice:
     model: str | None = None
     tokenizer: str | None = None
     api_key_env: str = ""
+    spelled_markers: str = "as_template"
 
     @property
     def is_server(self) -> bool:
@@ -102,7 +104,7 @@ async def connect(choice: EngineChoice) -> Connection:
         raise ConfigError(
             f"--engine {choice.engine!r} is neither 'embedded', nor an http(s) URL, nor a folder with a model"
         )
-    renderer = load_renderer(tokenizer_folder(choice.tokenizer_name))
+    renderer = load_renderer(tokenizer_folder(choice.tokenizer_name), spelled_markers=choice.spelled_markers)
     if choice.is_server:
         info, engine = await _server(choice)
     else:

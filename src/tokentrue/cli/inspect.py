@@ -169,7 +169,7 @@ def renderer_of(reader: RecordReader, tokenizer: str | None) -> Renderer:
     path = tokenizer_folder(named)
     if not path.is_dir():
         raise ConfigError(f"the run's tokenizer folder {str(path)!r} is not there: give --tokenizer")
-    renderer = load_renderer(path)
+    renderer = load_renderer(path, spelled_markers=info.config.get("spelled_markers", "as_template"))
     for what, found, wanted in (
         ("tokenizer", renderer.tokenizer.content_hash, info.tokenizer_hash),
         ("chat template", renderer.template.content_hash, info.template_hash),

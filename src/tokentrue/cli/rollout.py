@@ -12,6 +12,7 @@ import click
 from tokentrue.cli.connecting import EMBEDDED, TRANSPORTS, EngineChoice, connect
 from tokentrue.cli.door import CommandFailed, ExitCode
 from tokentrue.cli.report import check_laws_held, summary_lines
+from tokentrue.config import SPELLED_MARKERS
 from tokentrue.errors import RecordError
 from tokentrue.rollouts.environment import StopReason
 from tokentrue.rollouts.runner import RolloutPlan, RolloutResult
@@ -68,6 +69,12 @@ if TYPE_CHECKING:
     metavar="SECONDS",
     help="Time for one episode.  [default: the environment's]",
 )
+@click.option(
+    "--spelled-markers",
+    type=click.Choice(SPELLED_MARKERS),
+    default=SPELLED_MARKERS[0],
+    help="Make message text that spells a special token that token, as engines do, or keep it plain text.",
+)
 @click.option("--api-key-env", default="", metavar="VAR", help="Environment variable with the server's API key.")
 @click.option(
     "--out",
@@ -101,7 +108,10 @@ def _order(options: dict[str, Any]) -> Order:
         {name: options[name] for name in ("temperature", "top_p", "top_k", "max_tokens")}
     )
     choice = EngineChoice(
-        **{name: options[name] for name in ("engine", "transport", "model", "tokenizer", "api_key_env")}
+        **{
+            name: options[name]
+            for name in ("engine", "transport", "model", "tokenizer", "api_key_env", "spelled_markers")
+        }
     )
     return Order(
         env=options["env"],

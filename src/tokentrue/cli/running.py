@@ -103,6 +103,7 @@ def _run_info(
     config: Mapping[str, Any] = {
         "engine": order.choice.engine,
         "tokenizer": order.choice.tokenizer_name,
+        "spelled_markers": order.choice.spelled_markers,
         "max_turns": order.limits.max_turns,
         "episode_timeout_s": order.limits.episode_timeout_s,
         "logprobs": {"mode": logprobs.mode.value, "why": logprobs.why},

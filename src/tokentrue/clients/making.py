@@ -82,7 +82,9 @@ async def _loaded(config: ClientConfig) -> Renderer | None:
     if name is None or name == "none":
         return None
     folder = MODEL_FOLDER if name == "embedded" else Path(name)
-    return await asyncio.to_thread(load_renderer, folder, template_kwargs=config.template_kwargs)
+    return await asyncio.to_thread(
+        load_renderer, folder, template_kwargs=config.template_kwargs, spelled_markers=config.spelled_markers
+    )
 
 
 def _check_renderer(config: ClientConfig, renderer: RendererContract | None, wire: Wire) -> None:
