@@ -191,6 +191,7 @@ _RULES: Mapping[str, Rule] = {
     "extra_headers_from_state": _headers,
     "allow_auth_headers": _boolean,
     "endpoint_configs": _endpoints,
+    "fleet": _boolean,
 }
 
 _NOT_HERE: Mapping[str, str] = {
@@ -300,6 +301,7 @@ class ClientConfig:
         extra_headers_from_state: Header names by the key of the rollout's state whose value they carry.
         allow_auth_headers: Let `extra_headers` and a call's own headers replace the key's authentication.
         endpoint_configs: Several servers; see `resolve`.
+        fleet: Use all of `endpoint_configs` as one engine, sticky by session, and not the one of `client_idx`.
 
     Raises:
         ConfigError: A value is wrong; names field, value and what is allowed.
@@ -329,6 +331,7 @@ class ClientConfig:
     extra_headers_from_state: Mapping[str, str] = field(default_factory=dict)
     allow_auth_headers: bool = False
     endpoint_configs: tuple[EndpointConfig, ...] = ()
+    fleet: bool = False
 
     def __post_init__(self) -> None:
         _check_fields(self)

@@ -241,6 +241,26 @@ def test_a_tokenizer_folder_that_is_not_there_is_named() -> None:
         made(client_type=TYPES[2], renderer_model_name="/no/such/folder")
 
 
+def test_a_fleet_is_made_of_all_endpoints() -> None:
+    endpoints = (
+        EndpointConfig(api_base_url="http://a:1"),
+        EndpointConfig(api_base_url="http://b:2", data_parallel_rank=0),
+        EndpointConfig(api_base_url="http://b:2", data_parallel_rank=1),
+    )
+    client = made(client_type=TYPES[2], renderer="embedded", endpoint_configs=endpoints, fleet=True)
+    assert repr(client.engine) == "Fleet(['http://a:1', 'http://b:2 rank 0', 'http://b:2 rank 1'])"
+    with pytest.raises(ConfigError, match="different names"):
+        made(client_type=TYPES[2], renderer="embedded", endpoint_configs=endpoints[:1] * 2, fleet=True)
+    with pytest.raises(ConfigError, match="ranks of SGLang"):
+        made(
+            client_type=TYPES[1],
+            renderer="embedded",
+            renderer_transport="sglang",
+            endpoint_configs=endpoints,
+            fleet=True,
+        )
+
+
 def test_a_client_is_made_for_the_endpoint_that_the_index_picks() -> None:
     endpoints = (EndpointConfig(api_base_url="http://a:1"), EndpointConfig(api_base_url="http://b:2"))
     client = made(client_type=TYPES[2], renderer="embedded", client_idx=3, endpoint_configs=endpoints)

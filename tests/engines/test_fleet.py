@@ -338,8 +338,7 @@ def test_a_fleet_is_what_its_endpoints_have_in_common(http) -> None:
     async def scenario(fleet, servers):
         card = {"id": "m", "object": "model", "owned_by": "vllm", "max_model_len": 32}
         servers[1].models = http.replies({"object": "list", "data": [card]})
-        info = await fleet.describe("m")
-        return info
+        return await fleet.describe("m")
 
     info = played(http, scenario, http.sampled, http.sampled)
     assert (info.models, info.context_limit, info.name) == (("m",), 32, "vllm")

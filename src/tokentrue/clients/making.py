@@ -13,6 +13,7 @@ from tokentrue.clients.token import OpenAIChatCompletionsTokenClient
 from tokentrue.clients.wires import Wire, wire_of
 from tokentrue.config import ClientConfig
 from tokentrue.engines.embedded.engine import MODEL_FOLDER
+from tokentrue.engines.fleet import Endpoint, EngineServer, Fleet, FleetPolicy
 from tokentrue.engines.http import HttpEngine
 from tokentrue.engines.logprobs import LogprobsModes, MeasuredEngine
 from tokentrue.errors import ConfigError
@@ -38,31 +39,50 @@ async def make_client(config: ClientConfig, renderer: RendererContract | None = 
         TokenizerFolderError, TemplateRenderError: The tokenizer folder cannot be used.
     """
     chosen = config.resolve()
-    key = chosen.api_key()
+    chosen.api_key()  # a missing key is told before a tokenizer is loaded
     if renderer is None and chosen.client_type != "openai_chat_completions":
         renderer = await _loaded(chosen)
     if renderer is not None:
         _check_parsers(chosen, renderer)
     wire = wire_of(chosen)
     _check_renderer(chosen, renderer, wire)
-    headers = dict(chosen.extra_headers)
-    if chosen.data_parallel_rank is not None:
-        headers[RANK_HEADER] = str(chosen.data_parallel_rank)
-    engine = HttpEngine(
-        chosen.api_base_url,
-        wire.transport,
-        api_key=key,
-        timeout_s=chosen.timeout,
-        connect_timeout_s=chosen.connect_timeout,
-        max_connections=chosen.max_connections,
-        max_retries=chosen.max_retries,
-        extra_headers=headers,
-        allow_auth_headers=chosen.allow_auth_headers,
-    )
+    engine = _fleet(config) if config.fleet else _http_engine(chosen, chosen.max_retries)
     return _client(chosen, engine, renderer, wire)
 
 
-def _client(chosen: ClientConfig, engine: HttpEngine, renderer: RendererContract | None, wire: Wire) -> Client:
+def _http_engine(chosen: ClientConfig, max_retries: int) -> HttpEngine:
+    headers = dict(chosen.extra_headers)
+    if chosen.data_parallel_rank is not None:
+        headers[RANK_HEADER] = str(chosen.data_parallel_rank)
+    return HttpEngine(
+        chosen.api_base_url,
+        wire_of(chosen).transport,
+        api_key=chosen.api_key(),
+        timeout_s=chosen.timeout,
+        connect_timeout_s=chosen.connect_timeout,
+        max_connections=chosen.max_connections,
+        max_retries=max_retries,
+        extra_headers=headers,
+        allow_auth_headers=chosen.allow_auth_headers,
+    )
+
+
+def _fleet(config: ClientConfig) -> Fleet:
+    """All endpoints as one engine; it is the fleet that repeats what may be repeated, so its members do not."""
+    every = config.resolve_all()
+    ranked = any(each.data_parallel_rank is not None for each in every)
+    if ranked and (config.renderer_transport, config.client_type) == ("sglang", "openai_chat_completions_token"):
+        raise ConfigError("ClientConfig.fleet: ranks of SGLang are for client_type='renderer' only")
+    endpoints = [Endpoint(_endpoint_name(each), _http_engine(each, max_retries=0)) for each in every]
+    return Fleet(endpoints, FleetPolicy(attempts=1 + config.max_retries))
+
+
+def _endpoint_name(chosen: ClientConfig) -> str:
+    rank = chosen.data_parallel_rank
+    return chosen.api_base_url if rank is None else f"{chosen.api_base_url} rank {rank}"
+
+
+def _client(chosen: ClientConfig, engine: EngineServer, renderer: RendererContract | None, wire: Wire) -> Client:
     if chosen.client_type == "renderer" and renderer is not None:
         told = MeasuredEngine(engine) if chosen.measure_logprobs else engine
         return RendererClient(told, renderer, clip_max_tokens=chosen.clip_max_tokens)
