@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from contextlib import AsyncExitStack, nullcontext
+from dataclasses import replace
 
 import pytest
 from aiohttp import web
@@ -345,17 +346,25 @@ def test_a_fleet_is_what_its_endpoints_have_in_common(http) -> None:
 
 
 def test_endpoints_whose_logprobs_mean_different_things_are_no_fleet(http) -> None:
-    class Other(HttpEngine):
-        async def describe(self, model=None):
-            info = await super().describe(model)
-            return type(info)(info.name, info.version, info.models, info.context_limit, LogprobsMode.PROCESSED)
+    class Told(HttpEngine):
+        """An engine that knows what its log-probabilities mean."""
 
-    async def scenario(_, servers):
-        url = servers[0].url
-        other = Other(url, VllmTransport(), max_retries=0)
-        async with Fleet([Endpoint("raw", engine(url)), Endpoint("processed", other)]) as fleet:
+        mode = LogprobsMode.RAW
+
+        async def describe(self, model=None):
+            return replace(await super().describe(model), logprobs_mode=self.mode)
+
+    class Other(Told):
+        mode = LogprobsMode.PROCESSED
+
+    async def scenario(fleet, servers):
+        raw, other = (kind(servers[0].url, VllmTransport(), max_retries=0) for kind in (Told, Other))
+        async with Fleet([Endpoint("raw", raw), Endpoint("processed", other)]) as mixed:
             with pytest.raises(ConfigError, match="mean different things"):
-                await fleet.describe("m")
+                await mixed.describe("m")
+        again = Told(servers[0].url, VllmTransport(), max_retries=0)
+        async with Fleet([Endpoint("raw", again), Endpoint("untold", engine(servers[0].url))]) as half:
+            assert (await half.describe("m")).logprobs_mode is LogprobsMode.UNKNOWN
 
     played(http, scenario, http.sampled)
 

@@ -13,9 +13,10 @@ from tokentrue.clients.token import OpenAIChatCompletionsTokenClient
 from tokentrue.clients.wires import Wire, wire_of
 from tokentrue.config import ClientConfig
 from tokentrue.engines.embedded.engine import MODEL_FOLDER
-from tokentrue.engines.fleet import Endpoint, EngineServer, Fleet, FleetPolicy
+from tokentrue.engines.engine import EngineServer
+from tokentrue.engines.fleet import Endpoint, Fleet, FleetPolicy
 from tokentrue.engines.http import HttpEngine
-from tokentrue.engines.logprobs import LogprobsModes, MeasuredEngine
+from tokentrue.engines.logprobs import LogprobsModes, MeasuredEngine, MeasuredServer
 from tokentrue.errors import ConfigError
 from tokentrue.rendering.contract import RendererContract
 from tokentrue.rendering.renderer import Renderer, load_renderer
@@ -73,7 +74,12 @@ def _fleet(config: ClientConfig) -> Fleet:
     ranked = any(each.data_parallel_rank is not None for each in every)
     if ranked and (config.renderer_transport, config.client_type) == ("sglang", "openai_chat_completions_token"):
         raise ConfigError("ClientConfig.fleet: ranks of SGLang are for client_type='renderer' only")
-    endpoints = [Endpoint(_endpoint_name(each), _http_engine(each, max_retries=0)) for each in every]
+    endpoints = []
+    for each in every:
+        engine: EngineServer = _http_engine(each, max_retries=0)
+        if config.measure_logprobs and config.client_type == "renderer":
+            engine = MeasuredServer(engine)  # two endpoints may mean two things by a log-probability
+        endpoints.append(Endpoint(_endpoint_name(each), engine))
     return Fleet(endpoints, FleetPolicy(attempts=1 + config.max_retries))
 
 
@@ -84,9 +90,10 @@ def _endpoint_name(chosen: ClientConfig) -> str:
 
 def _client(chosen: ClientConfig, engine: EngineServer, renderer: RendererContract | None, wire: Wire) -> Client:
     if chosen.client_type == "renderer" and renderer is not None:
-        told = MeasuredEngine(engine) if chosen.measure_logprobs else engine
+        told = MeasuredEngine(engine) if chosen.measure_logprobs and not chosen.fleet else engine
         return RendererClient(told, renderer, clip_max_tokens=chosen.clip_max_tokens)
-    modes = LogprobsModes() if chosen.measure_logprobs else None
+    # What one endpoint of a fleet means is not said of another: such turns stay unmeasured.
+    modes = LogprobsModes() if chosen.measure_logprobs and not chosen.fleet else None
     if chosen.client_type == "openai_chat_completions":
         return OpenAIChatCompletionsClient(engine, wire.chat, chosen.clip_max_tokens, modes)
     routes = wire.token_routes(engine, renderer)

@@ -56,3 +56,7 @@ class Server(Protocol):
     async def close(self) -> None:
         """Release connections; idempotent."""
         ...
+
+
+class EngineServer(Engine, Server, Protocol):
+    """Both of them; `HttpEngine` is one, and so is a fleet."""

@@ -22,9 +22,9 @@ import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import Enum
-from typing import Protocol, TypeVar
+from typing import TypeVar
 
-from tokentrue.engines.engine import Engine, Server
+from tokentrue.engines.engine import EngineServer
 from tokentrue.engines.gate import Gate, GateLimits
 from tokentrue.errors import (
     ConfigError,
@@ -37,7 +37,7 @@ from tokentrue.errors import (
     TokentrueError,
     TransportError,
 )
-from tokentrue.generation import EngineInfo, GenerateRequest, Generation
+from tokentrue.generation import EngineInfo, GenerateRequest, Generation, LogprobsMode
 from tokentrue.transports.transport import HttpCall, HttpReply
 
 T = TypeVar("T")
@@ -53,10 +53,6 @@ QUESTION_S = 10.0
 
 _SICK = (ConnectionFailedError, ConnectionLostError, EngineTimeoutError, EngineFailureError)
 """Errors that say something of the endpoint, and not of the request."""
-
-
-class EngineServer(Engine, Server, Protocol):
-    """What a fleet is made of; `HttpEngine` is one."""
 
 
 class Health(Enum):
@@ -455,16 +451,16 @@ def _weight(name: str, session: str) -> bytes:
 
 
 def _common(infos: Mapping[str, EngineInfo]) -> EngineInfo:
-    modes = {info.logprobs_mode for info in infos.values()}
-    if len(modes) > 1:
+    every = list(infos.values())
+    modes = {info.logprobs_mode for info in every}
+    if len(modes - {LogprobsMode.UNKNOWN}) > 1:
         told = ", ".join(f"{name}: {info.logprobs_mode.value}" for name, info in infos.items())
         raise ConfigError(f"log-probabilities of these endpoints mean different things: {told}")
-    every = list(infos.values())
     limits = [info.context_limit for info in every if info.context_limit is not None]
     return EngineInfo(
         name="+".join(dict.fromkeys(info.name for info in every)),
         version=", ".join(dict.fromkeys(info.version for info in every if info.version)),
         models=tuple(model for model in every[0].models if all(model in info.models for info in every)),
         context_limit=min(limits, default=None),
-        logprobs_mode=every[0].logprobs_mode,
+        logprobs_mode=every[0].logprobs_mode if len(modes) == 1 else LogprobsMode.UNKNOWN,
     )

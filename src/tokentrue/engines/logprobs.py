@@ -26,12 +26,16 @@ import math
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import TypeVar
 
-from tokentrue.engines.engine import Engine
+from tokentrue.engines.engine import Engine, EngineServer
 from tokentrue.errors import EvidenceError, TokentrueError
 from tokentrue.generation import EngineInfo, GenerateRequest, Generation, LogprobsMode, with_logprobs_mode
 from tokentrue.sampling import SamplingParams
 from tokentrue.tokens import TokenIds
+from tokentrue.transports.transport import HttpCall, HttpReply
+
+T = TypeVar("T")
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -320,3 +324,16 @@ class MeasuredEngine:
     async def close(self) -> None:
         """Close the engine."""
         await self.engine.close()
+
+
+@dataclass(frozen=True, slots=True)
+class MeasuredServer(MeasuredEngine):
+    """The same for a server that takes other calls as well: a member of a fleet, measured on its own."""
+
+    engine: EngineServer
+
+    async def exchange(
+        self, call: HttpCall, read: Callable[[HttpReply], T], headers: Mapping[str, str] | None = None
+    ) -> T:
+        """See `Server.exchange`."""
+        return await self.engine.exchange(call, read, headers)
