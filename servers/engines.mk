@@ -5,7 +5,9 @@
 # threads here as in the worker.
 ONE_THREAD = OPENBLAS_NUM_THREADS=1 OMP_NUM_THREADS=1 MKL_NUM_THREADS=1
 
-.PHONY: test-dynamo test-vllm test-dynamo-vllm
+ENGINE_SUITES := vllm dynamo dynamo-vllm
+
+.PHONY: test-dynamo test-vllm test-dynamo-vllm test-engines docs-engines
 
 test-dynamo: $(VENV)/wheel $(VENV)/test-tools
 	@$(PY) -m servers.dynamo install
@@ -18,3 +20,24 @@ test-vllm: $(VENV)/wheel $(VENV)/test-tools
 test-dynamo-vllm: $(VENV)/wheel $(VENV)/test-tools
 	@$(PY) -m servers.dynamo_vllm install
 	@$(ONE_THREAD) $(PY) -m pytest -q -m dynamo_vllm tests/dynamo_vllm
+
+# All of them, one after another; the last line adds them up. What one leaves to the next is its venv, and the reports
+# of check_engine under build. `make clean` removes both.
+test-engines: $(VENV)/wheel $(VENV)/test-tools
+	@mkdir -p build
+	@for each in $(ENGINE_SUITES); do \
+	  echo "test-$$each (log in build/test-$$each.log)"; \
+	  $(MAKE) --no-print-directory test-$$each > build/test-$$each.log 2>&1 || tail -40 build/test-$$each.log; \
+	  tail -1 build/test-$$each.log; \
+	done
+	@$(PY) scripts/sum_tests.py $(ENGINE_SUITES:%=build/test-%.log)
+
+# docs/engines.md: the conformance suite alone, on every engine.
+docs-engines: $(VENV)/wheel $(VENV)/test-tools
+	@$(PY) -m servers.vllm install
+	@$(PY) -m servers.dynamo install
+	@$(PY) -m servers.dynamo_vllm install
+	@$(ONE_THREAD) $(PY) -m pytest -q -m vllm tests/vllm/test_check_engine.py
+	@$(ONE_THREAD) $(PY) -m pytest -q -m dynamo tests/dynamo/test_check_engine.py
+	@$(ONE_THREAD) $(PY) -m pytest -q -m dynamo_vllm tests/dynamo_vllm/test_check_engine.py
+	@$(PY) scripts/engines_table.py

@@ -12,6 +12,7 @@ import pytest
 
 import tokentrue
 from tokentrue import ClientConfig
+from tokentrue.testing import CHECKS
 from tokentrue.turns import Why
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -58,6 +59,11 @@ def test_links_lead_somewhere_and_code_is_code(page) -> None:
         compile(code, page.name, "exec")
     for table in re.findall(r"```toml\n(.*?)```", text, flags=re.DOTALL):
         ClientConfig.from_mapping(tomllib.loads(table))
+
+
+def test_the_page_of_engines_has_every_check() -> None:
+    text = (ROOT / "docs" / "engines.md").read_text()
+    assert [name for name in (check.name for check in CHECKS) if f"| {name} | " not in text] == []
 
 
 def test_the_reasons_that_the_pages_name_exist() -> None:
