@@ -22,6 +22,7 @@ CPU_SETTINGS = {
     "TORCHDYNAMO_DISABLE": "1",  # else the first request with log-probabilities compiles for 15 s
     "VLLM_CPU_OMP_THREADS_BIND": "nobind",
     "VLLM_TARGET_DEVICE": "cpu",
+    "VLLM_SERVER_DEV_MODE": "1",  # the routes that pause it, load weights and reset the prefix cache
     "VLLM_HOST_IP": "127.0.0.1",  # keeps the internal sockets on loopback
     "VLLM_NO_USAGE_STATS": "1",
     "DO_NOT_TRACK": "1",

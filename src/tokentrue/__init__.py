@@ -5,8 +5,10 @@ from tokentrue.clients.making import make_client
 from tokentrue.clients.renderer import RendererClient
 from tokentrue.clients.token import OpenAIChatCompletionsTokenClient
 from tokentrue.config import ClientConfig, EndpointConfig
+from tokentrue.engines.admin import Admin, make_admin
 from tokentrue.engines.embedded.engine import EmbeddedEngine
 from tokentrue.engines.http import HttpEngine
+from tokentrue.engines.policy import GivenVersion
 from tokentrue.errors import TokentrueError
 from tokentrue.messages import Message, ToolCall
 from tokentrue.rendering.renderer import Renderer, load_renderer
@@ -19,22 +21,26 @@ from tokentrue.sessions.samples import TrainingSample, training_samples
 from tokentrue.sessions.session import Session
 from tokentrue.sessions.trajectories import SessionSamples, cut_tokens, session_samples
 from tokentrue.tokens import Logprobs, TokenIds, TurnTokens
+from tokentrue.transports.admin import PauseMode
 from tokentrue.transports.dynamo import DynamoTransport
 from tokentrue.transports.vllm import VllmTransport
 from tokentrue.turns import Response, Turn
 
 __all__ = [
+    "Admin",
     "ClientConfig",
     "DynamoTransport",
     "EmbeddedEngine",
     "EndpointConfig",
     "EpisodeState",
+    "GivenVersion",
     "HttpEngine",
     "Logprobs",
     "Message",
     "MultiTurnEnv",
     "OpenAIChatCompletionsClient",
     "OpenAIChatCompletionsTokenClient",
+    "PauseMode",
     "Renderer",
     "RendererClient",
     "Response",
@@ -54,6 +60,7 @@ __all__ = [
     "VllmTransport",
     "cut_tokens",
     "load_renderer",
+    "make_admin",
     "make_client",
     "run_rollouts",
     "session_samples",

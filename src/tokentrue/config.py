@@ -182,6 +182,8 @@ _RULES: Mapping[str, Rule] = {
     "on_unsupported": _one_of(*ON_UNSUPPORTED),
     "clip_max_tokens": _boolean,
     "measure_logprobs": _boolean,
+    "cache_salt_by_version": _boolean,
+    "resume_aborted": _integer(0),
     "data_parallel_rank": _maybe(_integer(0)),
     "timeout": _seconds,
     "connect_timeout": _seconds,
@@ -292,6 +294,8 @@ class ClientConfig:
         clip_max_tokens: Lower `max_tokens` to the room that is left, where the engine refuses it as too large.
         measure_logprobs: Find out what the endpoint's log-probabilities mean, by a few requests for few tokens
             behind the first turn for which it matters; else such turns say "unknown".
+        cache_salt_by_version: Put the policy version of each turn into its cache salt; needs a clock.
+        resume_aborted: How often a turn that the engine gave up is continued from its exact ids; for "renderer".
         data_parallel_rank: Sent as `X-data-parallel-rank`; on SGLang's `/generate`, in the body.
         timeout: Seconds for one whole request.
         connect_timeout: Seconds for one TCP and TLS handshake.
@@ -322,6 +326,8 @@ class ClientConfig:
     on_unsupported: str = "raise"
     clip_max_tokens: bool = False
     measure_logprobs: bool = True
+    cache_salt_by_version: bool = False
+    resume_aborted: int = 0
     data_parallel_rank: int | None = None
     timeout: float = 3600.0
     connect_timeout: float = 5.0

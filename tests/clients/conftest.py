@@ -231,7 +231,7 @@ class World:
         self, about: Callable[[Client, SmallVllm], Awaitable[object]], *, server: dict | None = None, **settings
     ) -> object:
         """What `about` gives, with a token client that bridges here unless the settings say otherwise."""
-        bridging_here = settings.pop("bridging_here", True)
+        bridging_here, clock = settings.pop("bridging_here", True), settings.pop("clock", None)
         kind = SmallSglang if settings.get("renderer_transport") == "sglang" else SmallVllm
 
         async def once() -> object:
@@ -240,7 +240,7 @@ class World:
                 # What the log-probabilities mean has tests of its own, and its requests would be counted here.
                 chosen = {"measure_logprobs": False, **chosen}
                 config = ClientConfig(api_base_url=small.url, **chosen)
-                async with await make_client(config, self.renderer if bridging_here else None) as client:
+                async with await make_client(config, self.renderer if bridging_here else None, clock) as client:
                     return await about(client, small)
 
         return asyncio.run(once())

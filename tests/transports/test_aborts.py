@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import copy
+import json
 
 import pytest
 
 from tokentrue.errors import AbortedError
-from tokentrue.generation import WeightSpan
+from tokentrue.generation import GenerateRequest, WeightSpan
+from tokentrue.sampling import SamplingParams
+from tokentrue.tokens import TokenIds
+from tokentrue.transports.sglang import SglangTransport
+from tokentrue.transports.transport import HttpReply
 
 ABORTED = ("inflight_during_pause_abort", "inflight_aborted")
 
@@ -96,3 +101,24 @@ def test_the_ids_of_a_cancelled_turn_of_dynamo_ride_on_the_error(capture) -> Non
     assert partial.tokens.completion_ids == [36, 34]
     assert partial.tokens.completion_logprobs == [item["logprob"] for item in items]
     assert partial.weight_spans == ()
+
+
+@pytest.mark.parametrize("name", ["inflight_abort", "inflight_pause_abort"])
+def test_the_ids_of_an_aborted_turn_of_sglang_ride_on_the_error(captures_folder, name) -> None:
+    answer = json.loads((captures_folder / "sglang" / f"{name}.json").read_text())["b"]
+    meta, ids = answer["meta_info"], answer["output_ids"]
+    request = GenerateRequest("tiny", TokenIds([1] * meta["prompt_tokens"]), SamplingParams(max_tokens=400), 1024)
+
+    def partial():
+        with pytest.raises(AbortedError, match="gave up the turn") as raised:
+            SglangTransport().read_generate(request, HttpReply(200, {}, json.dumps(answer).encode()))
+        return raised.value.partial
+
+    assert partial() is None  # this recording did not ask for log-probabilities
+    meta["output_token_logprobs"] = [[-0.5, each, None] for each in ids]
+    assert partial().tokens.completion_ids == ids
+    assert partial().weight_spans == (WeightSpan("v3", 0, len(ids)),)
+    meta["finish_reason"] = None
+    with pytest.raises(AbortedError) as raised:
+        SglangTransport().read_generate(request, HttpReply(200, {}, json.dumps(answer).encode()))
+    assert raised.value.partial is None

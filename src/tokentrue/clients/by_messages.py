@@ -10,6 +10,7 @@ from typing import TypeVar
 from tokentrue.clients.client import finish_reason_of
 from tokentrue.engines.engine import Server
 from tokentrue.engines.logprobs import Ask, LogprobsModes
+from tokentrue.engines.policy import Bracket, with_versions
 from tokentrue.errors import EngineError, EvidenceError, MaxTokensTooLargeError, TransportError
 from tokentrue.generation import ChatRequest, Generation, LogprobsMode, with_logprobs_mode
 from tokentrue.messages import Message
@@ -21,14 +22,24 @@ from tokentrue.turns import Response
 
 T = TypeVar("T")
 
+AskFor = Callable[[SamplingParams], Awaitable[T]]
+"""One request with these parameters."""
+
 _QUESTIONS = ("Say any word.", "Tell me a story.", "What do you think?", "Name a colour.")
 """Messages that a model can begin to answer in many ways."""
 
 
 async def ask_by_messages(
-    server: Server, transport: ChatTransport, request: ChatRequest, clip_max_tokens: bool
+    server: Server,
+    transport: ChatTransport,
+    request: ChatRequest,
+    clip_max_tokens: bool,
+    bracket: Bracket | None = None,
 ) -> ChatReply:
     """One chat completion.
+
+    Args:
+        bracket: Says which policy version sampled it, where the engine does not.
 
     Raises:
         OverlongPromptError: The prompt leaves no room.
@@ -41,12 +52,27 @@ async def ask_by_messages(
         call = transport.write_chat(asked)
         return await server.exchange(call, lambda reply: transport.read_chat(asked, reply), request.headers)
 
-    return await within_room(ask, request.sampling, clip_max_tokens)
+    return await within_room(bracketed(ask, bracket), request.sampling, clip_max_tokens)
 
 
-async def within_room(
-    ask: Callable[[SamplingParams], Awaitable[T]], sampling: SamplingParams, clip_max_tokens: bool
-) -> T:
+def bracketed(ask: AskFor[ChatReply], bracket: Bracket | None) -> AskFor[ChatReply]:
+    """`ask`, with the policy version read before and after it where there is a bracket."""
+    if bracket is None:
+        return ask
+
+    async def ask_inside(sampling: SamplingParams) -> ChatReply:
+        return await bracket.around(ask, sampling, _reply_with_versions)
+
+    return ask_inside
+
+
+def _reply_with_versions(reply: ChatReply, before: str, after: str) -> ChatReply:
+    if reply.generation is None:
+        return reply
+    return replace(reply, generation=with_versions(reply.generation, before, after))
+
+
+async def within_room(ask: AskFor[T], sampling: SamplingParams, clip_max_tokens: bool) -> T:
     """What `ask` gives; where only `max_tokens` is too large, once more with what there is room for.
 
     Dynamo answers a prompt that it rendered itself with one and the same 400 whether the prompt or `max_tokens` is

@@ -10,6 +10,7 @@ from tokentrue.clients.by_messages import ask_by_messages, chat_route, commit_re
 from tokentrue.clients.client import Prompt, call_headers
 from tokentrue.engines.engine import Server
 from tokentrue.engines.logprobs import LogprobsModes
+from tokentrue.engines.policy import Bracket
 from tokentrue.generation import ChatRequest
 from tokentrue.messages import SupportsModelDump, tools_from
 from tokentrue.sampling import SamplingParams
@@ -34,12 +35,14 @@ class OpenAIChatCompletionsClient:
         transport: The codec of its chat route.
         clip_max_tokens: Lower `max_tokens` to the room that is left, where the engine refuses it.
         logprobs: Finds out what the log-probabilities mean; None leaves it unknown.
+        bracket: Reads the policy version before and after each turn.
     """
 
     server: Server
     transport: ChatTransport = field(default_factory=VllmChat)
     clip_max_tokens: bool = False
     logprobs: LogprobsModes | None = None
+    bracket: Bracket | None = None
 
     async def get_response(
         self,
@@ -62,7 +65,7 @@ class OpenAIChatCompletionsClient:
             tools=offered,
             headers=call_headers(session, headers),
         )
-        reply = await ask_by_messages(self.server, self.transport, request, self.clip_max_tokens)
+        reply = await ask_by_messages(self.server, self.transport, request, self.clip_max_tokens, self.bracket)
         reply = await with_meaning(reply, self.logprobs, request, chat_route(self.server, self.transport))
         is_first = all(message.role != "assistant" for message in messages)
         placed = NotExtended(

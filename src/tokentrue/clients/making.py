@@ -13,10 +13,12 @@ from tokentrue.clients.token import OpenAIChatCompletionsTokenClient
 from tokentrue.clients.wires import Wire, wire_of
 from tokentrue.config import ClientConfig
 from tokentrue.engines.embedded.engine import MODEL_FOLDER
-from tokentrue.engines.engine import EngineServer
+from tokentrue.engines.engine import Engine, EngineServer
 from tokentrue.engines.fleet import Endpoint, Fleet, FleetPolicy
 from tokentrue.engines.http import HttpEngine
 from tokentrue.engines.logprobs import LogprobsModes, MeasuredEngine, MeasuredServer
+from tokentrue.engines.policy import Bracket, BracketedEngine, PolicyClock
+from tokentrue.engines.resuming import ResumingEngine
 from tokentrue.errors import ConfigError
 from tokentrue.rendering.contract import RendererContract
 from tokentrue.rendering.renderer import Renderer, load_renderer
@@ -24,7 +26,9 @@ from tokentrue.rendering.renderer import Renderer, load_renderer
 RANK_HEADER = "X-data-parallel-rank"
 
 
-async def make_client(config: ClientConfig, renderer: RendererContract | None = None) -> Client:
+async def make_client(
+    config: ClientConfig, renderer: RendererContract | None = None, clock: PolicyClock | None = None
+) -> Client:
     """The client that `config` describes, for the endpoint that its `client_idx` picks. Close it.
 
     Nothing is asked of the endpoint yet. A tokenizer folder is read in a thread. The first turn whose sampling
@@ -33,6 +37,8 @@ async def make_client(config: ClientConfig, renderer: RendererContract | None = 
 
     Args:
         renderer: Used instead of the one that the configuration names, so that many clients share it.
+        clock: Read before and after every turn, so that a turn says which policy version sampled it: an `Admin`,
+            or a `GivenVersion` that the training loop sets.
 
     Raises:
         ConfigError: The key is not in the environment, or a renderer is needed and none is named, or the renderer
@@ -40,6 +46,7 @@ async def make_client(config: ClientConfig, renderer: RendererContract | None = 
         TokenizerFolderError, TemplateRenderError: The tokenizer folder cannot be used.
     """
     chosen = config.resolve()
+    _check_policy(chosen, clock)
     chosen.api_key()  # a missing key is told before a tokenizer is loaded
     if renderer is None and chosen.client_type != "openai_chat_completions":
         renderer = await _loaded(chosen)
@@ -48,7 +55,8 @@ async def make_client(config: ClientConfig, renderer: RendererContract | None = 
     wire = wire_of(chosen)
     _check_renderer(chosen, renderer, wire)
     engine = _fleet(config) if config.fleet else _http_engine(chosen, chosen.max_retries)
-    return _client(chosen, engine, renderer, wire)
+    bracket = None if clock is None else Bracket(clock, chosen.cache_salt_by_version)
+    return _client(chosen, engine, renderer, wire, bracket)
 
 
 def _http_engine(chosen: ClientConfig, max_retries: int) -> HttpEngine:
@@ -88,19 +96,48 @@ def _endpoint_name(chosen: ClientConfig) -> str:
     return chosen.api_base_url if rank is None else f"{chosen.api_base_url} rank {rank}"
 
 
-def _client(chosen: ClientConfig, engine: EngineServer, renderer: RendererContract | None, wire: Wire) -> Client:
+def _client(
+    chosen: ClientConfig,
+    engine: EngineServer,
+    renderer: RendererContract | None,
+    wire: Wire,
+    bracket: Bracket | None,
+) -> Client:
     if chosen.client_type == "renderer" and renderer is not None:
-        told = MeasuredEngine(engine) if chosen.measure_logprobs and not chosen.fleet else engine
-        return RendererClient(told, renderer, clip_max_tokens=chosen.clip_max_tokens)
+        return RendererClient(_wrapped(engine, chosen, bracket), renderer, clip_max_tokens=chosen.clip_max_tokens)
     # What one endpoint of a fleet means is not said of another: such turns stay unmeasured.
     modes = LogprobsModes() if chosen.measure_logprobs and not chosen.fleet else None
     if chosen.client_type == "openai_chat_completions":
-        return OpenAIChatCompletionsClient(engine, wire.chat, chosen.clip_max_tokens, modes)
+        return OpenAIChatCompletionsClient(engine, wire.chat, chosen.clip_max_tokens, modes, bracket)
     routes = wire.token_routes(engine, renderer)
     bridging: Bridging = EngineBridging(engine)
     if renderer is not None and chosen.bridge_tokenizer != "engine":
         bridging = LocalBridging(renderer)
-    return OpenAIChatCompletionsTokenClient(engine, wire.chat, routes, bridging, chosen.clip_max_tokens, modes)
+    return OpenAIChatCompletionsTokenClient(
+        engine, wire.chat, routes, bridging, chosen.clip_max_tokens, modes, bracket
+    )
+
+
+def _wrapped(engine: Engine, chosen: ClientConfig, bracket: Bracket | None) -> Engine:
+    """Resuming is outermost: each part of a resumed turn is attributed, and salted, by itself."""
+    if bracket is not None:
+        engine = BracketedEngine(engine, bracket)
+    if chosen.measure_logprobs and not chosen.fleet:
+        engine = MeasuredEngine(engine)
+    return ResumingEngine(engine, chosen.resume_aborted) if chosen.resume_aborted else engine
+
+
+def _check_policy(config: ClientConfig, clock: PolicyClock | None) -> None:
+    if config.cache_salt_by_version and clock is None:
+        raise ConfigError(
+            "ClientConfig.cache_salt_by_version needs to know the version: give make_client a clock, which is an "
+            "Admin or a GivenVersion"
+        )
+    if config.resume_aborted and config.client_type != "renderer":
+        raise ConfigError(
+            f"ClientConfig.resume_aborted={config.resume_aborted} is for client_type 'renderer': with "
+            f"{config.client_type!r} the engine parses the answer, and would see only the rest of a resumed turn"
+        )
 
 
 async def _loaded(config: ClientConfig) -> Renderer | None:

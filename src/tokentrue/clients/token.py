@@ -11,6 +11,7 @@ from typing import Any, Self
 from tokentrue.clients.bridging import Bridging, Conversation, LocalBridging
 from tokentrue.clients.by_messages import (
     ask_by_messages,
+    bracketed,
     chat_route,
     commit_reply,
     with_meaning,
@@ -20,6 +21,7 @@ from tokentrue.clients.client import Prompt, call_headers
 from tokentrue.clients.token_routes import TokenRoutes, sample_by_ids
 from tokentrue.engines.engine import Server
 from tokentrue.engines.logprobs import LogprobsModes
+from tokentrue.engines.policy import Bracket
 from tokentrue.generation import ChatRequest, GenerateRequest
 from tokentrue.messages import SupportsModelDump, tools_from
 from tokentrue.rendering.contract import RendererContract
@@ -50,6 +52,7 @@ class OpenAIChatCompletionsTokenClient:
         bridging: Who makes the prompts of later turns.
         clip_max_tokens: Lower `max_tokens` to the room that is left, where the engine refuses it.
         logprobs: Finds out what the log-probabilities mean; None leaves it unknown.
+        bracket: Reads the policy version before and after each turn.
     """
 
     server: Server
@@ -58,6 +61,7 @@ class OpenAIChatCompletionsTokenClient:
     bridging: Bridging
     clip_max_tokens: bool = False
     logprobs: LogprobsModes | None = None
+    bracket: Bracket | None = None
     _fallbacks: Counter[Why] = field(default_factory=Counter, init=False, repr=False, compare=False)
 
     @property
@@ -94,7 +98,7 @@ class OpenAIChatCompletionsTokenClient:
             reply = await self._by_ids(asked, placed, sampling)
         else:
             self._note(session, placed)
-            reply = await ask_by_messages(self.server, self.transport, request, self.clip_max_tokens)
+            reply = await ask_by_messages(self.server, self.transport, request, self.clip_max_tokens, self.bracket)
         reply = await with_meaning(reply, self.logprobs, request, chat_route(self.server, self.transport))
         return commit_reply(session, placed, reply, f"call_{len(asked.messages)}")
 
@@ -130,7 +134,7 @@ class OpenAIChatCompletionsTokenClient:
             )
             return await sample_by_ids(self.routes, request, asked.messages)
 
-        return await within_room(ask, sampling, self.clip_max_tokens)
+        return await within_room(bracketed(ask, self.bracket), sampling, self.clip_max_tokens)
 
     def _note(self, session: Session, placed: NotExtended) -> None:
         if placed.why in FALLBACKS:

@@ -356,7 +356,7 @@ def aborted_with(exc: AbortedError, build: Callable[[], PartialGeneration]) -> A
         return AbortedError(f"{exc}; the ids that came with it are not usable: {why}", status=exc.status)
 
 
-def check_partial(request: GenerateRequest, ids: Sequence[int], usage: UsageWire | None) -> None:
+def check_partial(request: GenerateRequest, ids: Sequence[int], usage: Counts | None) -> None:
     """`check_completion` for a turn that was given up, which may have no ids yet."""
     if ids:
         check_completion(request, ids, usage)

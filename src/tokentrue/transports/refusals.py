@@ -68,11 +68,13 @@ class ServerWords:
 
     Args:
         name: The server, for the message.
-        route_advice: How the token route is switched on.
+        route_advice: How the route is switched on.
+        route: Which route the advice is about.
     """
 
     name: str
     route_advice: str
+    route: str = "the token route"
 
 
 @dataclass(frozen=True, slots=True)
@@ -223,7 +225,7 @@ def _not_found(complaint: _Complaint, status: int, words: ServerWords) -> Tokent
 
 def _route_missing(complaint: _Complaint, status: int, words: ServerWords) -> TokentrueError:
     return RouteMissingError(
-        f"{words.name} does not serve the token route; {words.route_advice}",
+        f"{words.name} does not serve {words.route}; {words.route_advice}",
         status=status,
         detail=complaint.message,
     )

@@ -33,6 +33,7 @@ from tokentrue.generation import (
     FinishReason,
     GenerateRequest,
     Generation,
+    PartialGeneration,
     PromptLogprobs,
     Usage,
     make_tokens,
@@ -42,8 +43,10 @@ from tokentrue.transports.bodies import JSON_HEADERS, check_prompt, json_bytes, 
 from tokentrue.transports.evidence import (
     NOT_THERE,
     SpanWire,
+    aborted_with,
     asks_prompt_logprobs,
     check_completion,
+    check_partial,
     check_prompt_count,
     check_stop,
     check_values,
@@ -168,7 +171,12 @@ class SglangTransport:
         """
         answer = _decoded(request, reply)
         meta = answer.meta_info
-        finish_reason = _finish_reason(meta, request, reply)
+        try:
+            finish_reason = _finish_reason(meta, request, reply)
+        except AbortedError as exc:
+            if meta.finish_reason is None:
+                raise
+            raise aborted_with(exc, lambda: _partial(request, answer, meta)) from None
         if meta.prompt_tokens is None:
             raise EvidenceError(f"the reply does not count the prompt's tokens; {_ADVICE}", status=200)
         echoed = echo_equals(request, answer.prompt_token_ids, "prompt_token_ids", _ADVICE)
@@ -351,6 +359,19 @@ def _generation(
         weight_spans=weight_spans_from(meta.weight_versions),
         text=text,
         prompt_logprobs=_prompt_logprobs(request, meta.input_token_logprobs),
+    )
+
+
+def _partial(request: GenerateRequest, answer: _Reply, meta: _Meta) -> PartialGeneration:
+    check_prompt_count(request, meta, _ADVICE)
+    echo_equals(request, answer.prompt_token_ids, "prompt_token_ids", _ADVICE)
+    ids = answer.output_ids
+    check_partial(request, ids, meta)
+    return PartialGeneration(
+        tokens=make_tokens(request.prompt_ids, ids, _logprobs(ids, meta.output_token_logprobs) if ids else []),
+        request_id=meta.id,
+        usage=meta.usage(),
+        weight_spans=weight_spans_from(meta.weight_versions) if ids else (),
     )
 
 
