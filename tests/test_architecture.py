@@ -23,7 +23,9 @@ DOORS = {
     "threadpoolctl": ["engines/embedded/engine.py"],
     "click": ["cli/"],
     "rich": ["cli/", "rollouts/progress_bar.py"],
+    "renderers": ["rendering/plugged_loading.py"],
 }
+OPTIONAL = {"renderers"}
 NEVER = {"torch", "transformers", "requests", "httpx"}
 MODULES = sorted(SOURCE.rglob("*.py"))
 
@@ -74,6 +76,14 @@ def test_each_dependency_enters_by_its_door(module: tuple[Path, ast.Module, str]
             assert any(relative.startswith(door) for door in DOORS[top]), f"{relative} imports {name}"
 
 
+def test_an_optional_dependency_is_imported_when_it_is_needed(module: tuple[Path, ast.Module, str]) -> None:
+    path, tree, _ = module
+    for statement in tree.body:
+        if isinstance(statement, (ast.Import, ast.ImportFrom)):
+            tops = {name.split(".")[0] for name in imports_of(statement)}
+            assert not tops & OPTIONAL, f"{path} imports {tops} whether or not it is needed"
+
+
 def test_pure_rooms_have_no_clock_socket_thread_or_coroutine(module: tuple[Path, ast.Module, str]) -> None:
     path, tree, _ = module
     if room_of(path) not in PURE:
@@ -120,7 +130,11 @@ def test_every_module_and_public_definition_says_what_it_promises(module: tuple[
 def test_every_import_is_declared() -> None:
     import tomllib
 
-    declared = tomllib.loads((SOURCE.parent.parent / "pyproject.toml").read_text())["project"]["dependencies"]
+    project = tomllib.loads((SOURCE.parent.parent / "pyproject.toml").read_text())["project"]
+    declared = [
+        *project["dependencies"],
+        *(item for extra in OPTIONAL for item in project["optional-dependencies"][extra]),
+    ]
     names = {item.split(">")[0].split("[")[0].strip() for item in declared} | {"tokentrue"}
     for path in MODULES:
         for name in imports_of(ast.parse(path.read_text(encoding="utf-8"))):

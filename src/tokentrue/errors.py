@@ -14,7 +14,8 @@ TokentrueError
 │   ├── TokenizerFolderError       a file is missing or unreadable
 │   ├── TemplateRenderError        the template raised, or rendered nothing usable
 │   ├── SpelledMarkerError         a message spells a special token that cannot be kept plain text
-│   └── BridgeRefusedError         a bridge was demanded that cannot be proved
+│   ├── BridgeRefusedError         a bridge was demanded that cannot be proved
+│   └── RendererContractError      a plugged-in renderer broke the contract
 ├── ModelOutputError               the model's output cannot be used as asked
 │   └── EmptyCompletionError       no id was sampled
 ├── EngineError                    the engine answered, and the answer is not a sample
@@ -135,6 +136,10 @@ class BridgeRefusedError(TemplateError):
         super().__init__(f"no bridge can be proved ({reason}): {detail}")
         self.reason = reason
         self.detail = detail
+
+
+class RendererContractError(TemplateError):
+    """A plugged-in renderer returned, or raised, what the contract of a renderer rules out; says which."""
 
 
 class ModelOutputError(TokentrueError):

@@ -65,6 +65,8 @@ class Why(Enum):
     NO_TOKEN_ROUTE = "no_token_route"
     TEMPLATE_DIFFERS = "template_differs"
     MARKER_WRITER_UNKNOWN = "marker_writer_unknown"
+    PLUG_IN_REFUSED = "plug_in_refused"
+    PLUG_IN_BREACH = "plug_in_breach"
 
 
 FALLBACKS = frozenset(Why) - {Why.KNOWN_PREFIX, Why.FIRST_TURN, Why.RETRY_SAME_PROMPT}

@@ -14,6 +14,7 @@ How the tail is found is the matter of `tail`; here it is joined to what was sam
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 
 from tokentrue.errors import SpelledMarkerError
@@ -78,7 +79,7 @@ class BridgeBuilder:
         finish_reason: FinishReason | None,
     ) -> Bridge | BridgeRefused:
         """The bridge for `follow_up`, or why there is none."""
-        refused = _check_follow_up(follow_up) or self._check_completion(completion_ids)
+        refused = check_follow_up(follow_up) or check_stops(completion_ids, self.stop_ids)
         if refused is not None:
             return refused
         if self.tails.markers is not None:
@@ -111,17 +112,6 @@ class BridgeBuilder:
             return self.tokenizer.encode_with_offsets(close + tail.text)
         moved = (Match(each.start + len(close), each.end + len(close), each.id) for each in tail.spelled)
         return self.tails.markers.encode_with_offsets(Written(close + tail.text, tuple(moved)))
-
-    def _check_completion(self, completion_ids: TokenIds) -> BridgeRefused | None:
-        middle = completion_ids[:-1]
-        for position, token_id in enumerate(middle):
-            if token_id in self.stop_ids:
-                return BridgeRefused(
-                    Why.STOP_IN_MIDDLE,
-                    f"stop id {token_id} is at position {position} of {len(completion_ids)} sampled ids; "
-                    f"trimming would lose what was sampled behind it",
-                )
-        return None
 
     def _join(
         self,
@@ -193,7 +183,20 @@ class BridgeBuilder:
         return (close.id,)
 
 
-def _check_follow_up(follow_up: FollowUp) -> BridgeRefused | None:
+def check_stops(completion_ids: TokenIds, stop_ids: Collection[int]) -> BridgeRefused | None:
+    """Refuses a completion with a stop id anywhere but at its end."""
+    for position, token_id in enumerate(completion_ids[:-1]):
+        if token_id in stop_ids:
+            return BridgeRefused(
+                Why.STOP_IN_MIDDLE,
+                f"stop id {token_id} is at position {position} of {len(completion_ids)} sampled ids; "
+                f"trimming would lose what was sampled behind it",
+            )
+    return None
+
+
+def check_follow_up(follow_up: FollowUp) -> BridgeRefused | None:
+    """Refuses new messages that nothing can be bridged to."""
     if not follow_up.new:
         return BridgeRefused(Why.NOTHING_NEW, "there is no new message behind the sampled one")
     for offset, message in enumerate(follow_up.new):
