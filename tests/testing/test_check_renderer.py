@@ -256,7 +256,7 @@ FAULTS = [
     ("fault", "check"), FAULTS, ids=lambda each: each.__name__ if isinstance(each, type) else ""
 )
 def test_a_seeded_fault_is_caught(fault: type[Faulty], check: RendererCheck) -> None:
-    report = check_renderer(fault(), turns=12)
+    report = check_renderer(fault(), turns=16)
     assert check in report.failed, str(report)
     failure = report[check].failure
     assert failure is not None
