@@ -17,12 +17,14 @@ from __future__ import annotations
 
 import hashlib
 import json
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 from tokentrue.errors import (
     RendererContractError,
+    SpelledMarkerWarning,
     TemplateRenderError,
     TokentrueError,
     UnsupportedParameterError,
@@ -33,6 +35,7 @@ from tokentrue.rendering.bridge import Bridge, check_follow_up, check_stops
 from tokentrue.rendering.contract import Messages, Tools
 from tokentrue.rendering.formats.parsed import CallStatus, ParsedToolCall, judged, schemas_of
 from tokentrue.rendering.formats.reasoning import ReasoningState
+from tokentrue.rendering.markers import ControlMarkers
 from tokentrue.rendering.reader import ParsedResponse
 from tokentrue.rendering.rendered import UNKNOWN_WRITERS, RenderedTokens
 from tokentrue.rendering.tail import BridgeRefused, FollowUp
@@ -48,6 +51,8 @@ _STATUS = {
     "missing_name": CallStatus.MISSING_NAME,
     "unknown_tool": CallStatus.UNKNOWN_TOOL,
 }
+_REMEMBERED = 65_536
+"""How many warnings are remembered as given."""
 
 
 class _Rendered(Protocol):
@@ -110,6 +115,8 @@ class PluggedRenderer:
     identity: str = field(init=False, repr=False)
     _stop_ids: tuple[int, ...] = field(init=False, repr=False)
     _closes: frozenset[int] = field(init=False, repr=False)
+    _markers: ControlMarkers = field(init=False, repr=False, compare=False)
+    _told: set[tuple[bytes, str]] = field(default_factory=set, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         stops = tuple(self.plug_in.get_stop_token_ids())
@@ -118,6 +125,7 @@ class PluggedRenderer:
                 f"{self.name}: its stop ids {list(stops)} are none, or not all ids of tokens"
             )
         object.__setattr__(self, "_stop_ids", stops)
+        object.__setattr__(self, "_markers", ControlMarkers.of(self.tokenizer, (), stops))
         try:
             one, other = [
                 self.render_ids([_user("?"), Message(role="assistant", content=text), _user("!")]).tolist()
@@ -170,6 +178,7 @@ class PluggedRenderer:
         """
         listed, offered = messages_from(messages), tools_from(tools)
         asked = [_for_plug_in(message) for message in listed]
+        self._tell(listed)
         try:
             rendered = self.plug_in.render(
                 asked, tools=list(offered) or None, add_generation_prompt=add_generation_prompt
@@ -182,6 +191,19 @@ class PluggedRenderer:
         text = self.tokenizer.decode(ids)
         self._check_arguments(listed, text)
         return RenderedTokens(TokenIds(ids), _spans(rendered, 0, 0), self._stop_ids, text)
+
+    def _tell(self, messages: Sequence[Message]) -> None:
+        """Warn of each special token that a message spells, once for each: the package makes it that id."""
+        for index, message in enumerate(messages):
+            said = (message.content, message.reasoning_content, *(call.arguments for call in message.tool_calls))
+            for match in (found for text in said if text for found in self._markers.find(text)):
+                marker = self._markers.text_of(match.id)
+                if (message.digest, marker) not in self._told:
+                    if len(self._told) >= _REMEMBERED:
+                        self._told.clear()
+                    self._told.add((message.digest, marker))
+                    told = f"message {index} ({message.role}) spells the special token {marker!r}"
+                    warnings.warn(f"{told}: it becomes that token's id", SpelledMarkerWarning, stacklevel=4)
 
     def _check_arguments(self, messages: Sequence[Message], text: str) -> None:
         for index, message in enumerate(messages):
@@ -379,7 +401,8 @@ def _user(text: str) -> Message:
 
 def told_of(exc: Exception) -> str:
     """An exception in one line."""
-    return f"{type(exc).__name__}: {exc}" if str(exc) else type(exc).__name__
+    told = " ".join(str(exc).split())[:400]
+    return f"{type(exc).__name__}: {told}" if told else type(exc).__name__
 
 
 def _for_plug_in(message: Message) -> dict[str, Any]:
