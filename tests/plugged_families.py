@@ -7,6 +7,7 @@ import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +41,9 @@ FAMILIES = (
     Family("llama-3", "llama-3.1"),
     Family("deepseek-v3", "deepseek-v3"),
     Family("glm-4.5", "glm-4.5", {"thinking_retention": "all"}),
-    Family("gpt-oss", "gpt-oss", {"thinking_retention": "all", "conversation_start_date": "2026-01-02"}),
+    Family(
+        "gpt-oss", "gpt-oss", {"thinking_retention": "all", "conversation_start_date": date.today().isoformat()}
+    ),
     Family("gemma4", "gemma-4"),
 )
 

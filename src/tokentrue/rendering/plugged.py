@@ -250,18 +250,15 @@ class PluggedRenderer:
         self, prompt: TokenIds, completion: TokenIds, asked: FollowUp
     ) -> Bridge | BridgeRefused:
         refusals: list[BridgeRefused] = []
-        for stop in self._stop_ids:
-            outcome = self._bridge(prompt, completion.extended((stop,)), asked)
-            if isinstance(outcome, Bridge) and outcome.junction is Junction.EXACT:
-                seam = _seam(len(outcome.prompt_ids) - len(outcome.added_ids) - 1, 1, asked)
-                return replace(
-                    outcome,
-                    added_ids=(stop, *outcome.added_ids),
-                    junction=Junction.CLOSE_RESTORED,
-                    spans=(seam, *outcome.spans) if outcome.spans else (),
-                )
-            if isinstance(outcome, BridgeRefused):
-                refusals.append(outcome)
+        for how in (Junction.EXACT, Junction.STOP_REWRITTEN):
+            if how is Junction.STOP_REWRITTEN and self._closes <= set(self._stop_ids):
+                break  # only where history never spells the stop as it is sampled (harmony) may it be another one
+            for stop in self._stop_ids:
+                outcome = self._bridge(prompt, completion.extended((stop,)), asked)
+                if isinstance(outcome, Bridge) and outcome.junction is how:
+                    return _restored(outcome, stop, asked)
+                if isinstance(outcome, BridgeRefused):
+                    refusals.append(outcome)
         if refusals:
             return refusals[0]
         return BridgeRefused(
@@ -436,6 +433,14 @@ def _shared_end(one: list[int], other: list[int]) -> list[int]:
             break
         length += 1
     return one[len(one) - length :]
+
+
+def _restored(bridge: Bridge, stop: int, asked: FollowUp) -> Bridge:
+    """`bridge` was made behind a stop that the engine left out: the stop is part of what is added."""
+    seam = _seam(bridge.known_len - 1, 1, asked)
+    spans = (seam, *bridge.spans) if bridge.spans else ()
+    added = (stop, *bridge.added_ids)
+    return replace(bridge, added_ids=added, junction=Junction.CLOSE_RESTORED, spans=spans)
 
 
 def _seam(start: int, length: int, asked: FollowUp) -> TokenSpan:

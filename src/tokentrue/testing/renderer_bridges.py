@@ -71,7 +71,9 @@ def _faithful(renderer: RendererContract, turn: PlayedTurn, bridge: Bridge) -> s
         return "" if not inserted and stop == close else told
     if bridge.junction is Junction.STOP_REWRITTEN:
         return "" if inserted in ([], [close]) else told
-    if inserted[-1:] != [close]:
+    # Where history spells the stop otherwise, a stop that was left out may be put back as it was sampled.
+    ends = (close, turn.stop_id) if bridge.junction is Junction.CLOSE_RESTORED else (close,)
+    if not inserted or inserted[-1] not in ends:
         return told
     if len(inserted) > 1:
         state = renderer.parse_response(turn.completion_ids, turn.prompt_ids).reasoning
