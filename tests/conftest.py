@@ -1,11 +1,16 @@
-"""What holds for every test: Ctrl-C works in the processes that tests start.
+"""What holds for every test: Ctrl-C works in the processes that tests start, and no proof of another run is used.
 
 A shell that runs the tests in the background has them ignore SIGINT, and what they start inherits that.
 """
 
 from __future__ import annotations
 
+import os
 import signal
+import tempfile
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+_PROOFS = tempfile.TemporaryDirectory(prefix="tokentrue-proofs-")
+os.environ["TOKENTRUE_CACHE_DIR"] = _PROOFS.name

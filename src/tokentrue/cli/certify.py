@@ -58,6 +58,8 @@ def certify(folder: str, **options: Any) -> None:
     refused    no bridge can be proved; the reason is told
 
     Exit code 0 when every follow-up that the template can render at all is bridged, else 1.
+
+    The proof is kept in ~/.cache/tokentrue; TOKENTRUE_CACHE_DIR names another folder, or "off".
     """
     renderer = load_renderer(
         tokenizer_folder(folder),

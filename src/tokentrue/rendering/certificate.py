@@ -258,7 +258,7 @@ def kind_of(new: tuple[Message, ...]) -> FollowUpKind | None:
     return None
 
 
-def certify(builder: BridgeBuilder, tool_format: str | None, stop_doubts: tuple[str, ...] = ()) -> Certificate:
+def certify(builder: BridgeBuilder, tool_format: str | None) -> Certificate:
     """Probe one template and tokenizer; about fifty short renderings."""
     findings: list[Finding] = []
     for probe in _probes():
@@ -279,7 +279,6 @@ def certify(builder: BridgeBuilder, tool_format: str | None, stop_doubts: tuple[
         tool_format=tool_format,
         short_history=builder.tails.short_is_enough,
         findings=tuple(findings),
-        stop_doubts=stop_doubts,
     )
 
 

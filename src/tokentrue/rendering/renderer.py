@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
@@ -25,6 +26,7 @@ from tokentrue.rendering.formats.reasoning import derive_reasoning
 from tokentrue.rendering.formats.tool_calls import derive_tool_format
 from tokentrue.rendering.formats.tool_format import ToolFormat
 from tokentrue.rendering.independence import generation_prompts, short_history_is_enough
+from tokentrue.rendering.proof_cache import Proof, ProofCache, proof_key
 from tokentrue.rendering.reader import ParsedResponse, Reader
 from tokentrue.rendering.rendered import UNKNOWN_WRITERS, MaskedConversation, RenderedTokens
 from tokentrue.rendering.spans import character_spans, token_spans
@@ -40,6 +42,7 @@ from tokentrue.turns import Why
 EMBEDDED_FOLDER = Path(__file__).resolve().parent.parent / "engines" / "embedded" / "model"
 """The folder of the model that comes with the package; only its files are known here, not its engine."""
 
+NO_CACHE = ProofCache()
 _KEPT_TIMES = 32
 """Renderers of how many dates are kept: conversations that began on as many days may go on side by side."""
 
@@ -63,6 +66,7 @@ class Renderer:
     folder: str
     stop_doubts: tuple[str, ...] = field(default=(), repr=False)
     is_pinned: bool = field(default=True, repr=False)
+    proofs: ProofCache = field(default=NO_CACHE, repr=False, compare=False)
     _certificates: list[Certificate] = field(default_factory=list, init=False, repr=False, compare=False)
     _at: dict[str, Renderer] = field(default_factory=dict, init=False, repr=False, compare=False)
 
@@ -92,9 +96,10 @@ class Renderer:
     def with_template_kwargs(self, template_kwargs: Mapping[str, Any]) -> Renderer:
         """The same folder with further variables for the template; everything is derived anew."""
         template = replace(self.template, kwargs={**self.template.kwargs, **template_kwargs})
-        policy, doubts = self.markers.policy, self.stop_doubts
-        made = make_renderer(self.tokenizer, template, self.stop_ids, self.folder, policy, doubts)
-        return replace(made, is_pinned=self.is_pinned)
+        made = make_renderer(
+            self.tokenizer, template, self.stop_ids, self.folder, self.markers.policy, self.proofs
+        )
+        return replace(made, is_pinned=self.is_pinned, stop_doubts=self.stop_doubts)
 
     def render_text(
         self, messages: Messages, *, tools: Tools | None = None, add_generation_prompt: bool = True
@@ -274,10 +279,16 @@ class Renderer:
 
     @property
     def certificate(self) -> Certificate:
-        """What was proved about this template and tokenizer; computed on first use."""
+        """What was proved about this template and tokenizer; computed on first use, or found in the cache."""
         if not self._certificates:
-            name = self.tool_format.name if self.tool_format is not None else None
-            self._certificates.append(certify(self.bridges, name, self.stop_doubts))
+            key = proof_key(self.template, self.tokenizer, self.stop_ids, self.markers.policy)
+            kept = self.proofs.read(key)
+            found = kept.certificate if kept is not None else None
+            if found is None:
+                name = self.tool_format.name if self.tool_format is not None else None
+                found = certify(self.bridges, name)
+                self.proofs.write(key, Proof(found.short_history, found))
+            self._certificates.append(replace(found, stop_doubts=self.stop_doubts))
         return self._certificates[0]
 
 
@@ -308,6 +319,8 @@ def load_renderer(
             token, as engines and training pipelines do; "escape" keeps it plain text. Either way there is a
             `SpelledMarkerWarning`.
 
+    What is proved about a template is kept in `~/.cache/tokentrue` (see `ProofCache.of_environment`).
+
     Raises:
         TokenizerFolderError: The folder, or a file in it, is missing or unreadable.
         TemplateRenderError: The chat template is not valid Jinja.
@@ -334,8 +347,9 @@ def load_renderer(
             f"{folder} names no stop token: neither generation_config.json (eos_token_id) nor "
             f"tokenizer_config.json (eos_token); pass stop_token_ids"
         )
-    made = make_renderer(tokenizer, template, stop_ids, str(folder), policy, derived.doubts)
-    return replace(made, is_pinned=now is not None)
+    proofs = ProofCache.of_environment(os.environ)
+    made = make_renderer(tokenizer, template, stop_ids, str(folder), policy, proofs)
+    return replace(made, is_pinned=now is not None, stop_doubts=derived.doubts)
 
 
 def make_renderer(
@@ -344,13 +358,13 @@ def make_renderer(
     stop_ids: tuple[int, ...],
     folder: str,
     policy: MarkerPolicy = MarkerPolicy.AS_TEMPLATE,
-    stop_doubts: tuple[str, ...] = (),
+    proofs: ProofCache = NO_CACHE,
 ) -> Renderer:
-    """Derive a renderer from its parts; `stop_doubts` are told by its certificate."""
+    """Derive a renderer from its parts; what takes long is looked up in `proofs` first."""
     form = probe_message_form(template)
     reasoning = derive_reasoning(template, form, tokenizer)
     tails = TailFinder(template, form, tokenizer, stop_ids)
-    tails = replace(tails, short_is_enough=short_history_is_enough(tails))
+    tails = replace(tails, short_is_enough=_short_is_enough(tails, policy, proofs))
     stop_texts = [info.text for i in stop_ids if (info := tokenizer.added_token_of_id(i)) is not None]
     tool_format = derive_tool_format(template, form, tokenizer, stop_texts)
     reader = Reader(tokenizer, frozenset(stop_ids), reasoning, tool_format)
@@ -374,5 +388,16 @@ def make_renderer(
         tool_format=tool_format,
         markers=markers,
         folder=folder,
-        stop_doubts=stop_doubts,
+        proofs=proofs,
     )
+
+
+def _short_is_enough(tails: TailFinder, policy: MarkerPolicy, proofs: ProofCache) -> bool:
+    """`short_history_is_enough`, which renders up to some thousand conversations, or what is kept of it."""
+    key = proof_key(tails.template, tails.tokenizer, tails.stop_ids, policy)
+    kept = proofs.read(key)
+    if kept is not None:
+        return kept.short_history
+    found = short_history_is_enough(tails)
+    proofs.write(key, Proof(found))
+    return found
