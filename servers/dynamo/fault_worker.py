@@ -176,12 +176,16 @@ async def main() -> None:
     parser.add_argument("--model-name", required=True)
     parser.add_argument("--request-log", type=Path, required=True)
     parser.add_argument("--tokens-per-chunk", type=int, default=1)
+    parser.add_argument("--no-token-route", action="store_true", help="not found by /inference/v1/generate")
     arguments = parser.parse_args()
     write_tiny_model(arguments.model_folder)
     worker = FaultWorker(
         arguments.model_folder, RequestLogWriter(arguments.request_log), arguments.tokens_per_chunk
     )
-    await serve(ServedModel(arguments.model_folder, arguments.model_name, CONTEXT_LIMIT), worker.generate)
+    model = ServedModel(
+        arguments.model_folder, arguments.model_name, CONTEXT_LIMIT, takes_ids=not arguments.no_token_route
+    )
+    await serve(model, worker.generate)
 
 
 if __name__ == "__main__":

@@ -28,6 +28,7 @@ class ServedModel:
     context_limit: int
     tool_call_parser: str | None = None
     reasoning_parser: str | None = None
+    takes_ids: bool = True
 
 
 async def serve(model: ServedModel, handler: Handler) -> None:
@@ -40,7 +41,8 @@ async def serve(model: ServedModel, handler: Handler) -> None:
     settings.context_length = model.context_limit
     # Without a published budget the frontend checks no length at all; dynamo.vllm publishes the same one.
     publish_token_budget(settings, TokenBudget(model.context_limit, True, True))
-    settings.set_engine_specific("vllm_inference_v1_generate", json.dumps(True))
+    if model.takes_ids:
+        settings.set_engine_specific("vllm_inference_v1_generate", json.dumps(True))
     settings.tool_call_parser = model.tool_call_parser
     settings.reasoning_parser = model.reasoning_parser
     await register_model(

@@ -25,6 +25,7 @@ from tokentrue.errors import ConfigError
 
 CLIENT_TYPES = ("openai_chat_completions", "openai_chat_completions_token", "renderer")
 TRANSPORTS = ("vllm", "dynamo", "sglang")
+DYNAMO_ROUTES = ("auto", "generate", "token_data")
 BRIDGE_TOKENIZERS = ("auto", "local", "engine")
 ON_UNSUPPORTED = ("raise", "warn")
 SPELLED_MARKERS = ("as_template", "escape")
@@ -174,6 +175,7 @@ _RULES: Mapping[str, Rule] = {
     "renderer": _text,
     "renderer_model_name": _maybe_text,
     "renderer_transport": _transport,
+    "dynamo_route": _one_of(*DYNAMO_ROUTES),
     "template_kwargs": _plain_mapping,
     "spelled_markers": _one_of(*SPELLED_MARKERS),
     "tool_parser": _maybe_text,
@@ -283,6 +285,9 @@ class ClientConfig:
             `renderer_model_name`, else none.
         renderer_model_name: Tokenizer folder for "auto", where the served name is an alias or an adapter.
         renderer_transport: "vllm" (also None), "dynamo" or "sglang": whose wire is spoken.
+        dynamo_route: How ids travel to a Dynamo frontend: "generate" (`/inference/v1/generate`), "token_data"
+            (`nvext.token_data` on its chat route), or "auto": the renderer client asks the frontend once whether
+            it serves the first; the token client takes the second, where the frontend parses.
         template_kwargs: Variables for the chat template, such as `enable_thinking`.
         spelled_markers: What becomes of message text that spells a special token: "as_template" makes it that
             token, as engines do; "escape" keeps it plain text, for the client type "renderer" only.
@@ -318,6 +323,7 @@ class ClientConfig:
     renderer: str = "auto"
     renderer_model_name: str | None = None
     renderer_transport: str | None = "vllm"
+    dynamo_route: str = "auto"
     template_kwargs: Mapping[str, Any] = field(default_factory=dict)
     spelled_markers: str = "as_template"
     tool_parser: str | None = None
@@ -345,6 +351,11 @@ class ClientConfig:
             raise ConfigError(
                 f"ClientConfig.spelled_markers='escape' needs client_type='renderer', not {self.client_type!r}: "
                 f"there the engine renders prompts as the template does, and nothing can be kept plain text"
+            )
+        if self.dynamo_route != "auto" and self.renderer_transport != "dynamo":
+            raise ConfigError(
+                f"ClientConfig.dynamo_route={self.dynamo_route!r} is for renderer_transport='dynamo', not "
+                f"{self.renderer_transport!r}"
             )
         if self.api_key_var is not None and not self.allow_auth_headers:
             for name in self.extra_headers:

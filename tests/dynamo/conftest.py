@@ -25,6 +25,7 @@ from tokentrue.tokens import TokenIds  # noqa: E402
 from tokentrue.transports.dynamo import DynamoTransport  # noqa: E402
 
 MORTAL = replace(FAULTS, model_name="tokentrue-mortal", model_folder="tokentrue-mortal.model")
+WORDY = replace(FAULTS, model_name="tokentrue-wordy", model_folder="tokentrue-wordy.model")
 CHUNKY = replace(FAULTS, model_name="tokentrue-chunky", model_folder="tokentrue-chunky.model")
 
 
@@ -32,17 +33,21 @@ CHUNKY = replace(FAULTS, model_name="tokentrue-chunky", model_folder="tokentrue-
 class LiveDynamo:
     """What the tests talk to.
 
-    `mortal` is a second fault worker, for the tests that kill it, and `chunky` a third, which sends several ids at
-    a time; `forgetful` is a second frontend, which finds the same workers and has been told to ignore `nvext`.
+    `mortal` is a second fault worker, for the tests that kill it, `chunky` a third, which sends several ids at
+    a time, and `wordy` a fourth, which `/inference/v1/generate` does not find; `forgetful` is a second
+    frontend, which finds the same workers and has been told to ignore `nvext`; neither it nor `chatty`, a
+    third, serves that route.
     """
 
     server: DynamoServer
     frontend: Frontend
     forgetful: Frontend
+    chatty: Frontend
     faults: Worker
     embedded: Worker
     mortal: Worker
     chunky: Worker
+    wordy: Worker
 
 
 @pytest.fixture(scope="session")
@@ -50,11 +55,14 @@ def dynamo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveDynamo]:
     """A running Dynamo."""
     with DynamoServer(ensure_dynamo(), tmp_path_factory.mktemp("dynamo")) as server:
         frontend = server.start_frontend()
-        forgetful = server.start_frontend("forgetful", {"DYN_DISABLE_FRONTEND_NVEXT": "1"})
+        by_chat = {"DYN_VLLM_ENABLE_INFERENCE_V1_GENERATE": "0"}
+        forgetful = server.start_frontend("forgetful", {"DYN_DISABLE_FRONTEND_NVEXT": "1", **by_chat})
+        chatty = server.start_frontend("chatty", by_chat)
         workers = [server.start_worker(kind) for kind in (FAULTS, EMBEDDED, MORTAL)]
         workers.append(server.start_worker(CHUNKY, "--tokens-per-chunk", "5"))
+        workers.append(server.start_worker(WORDY, "--no-token-route"))
         server.wait_ready()
-        yield LiveDynamo(server, frontend, forgetful, *workers)
+        yield LiveDynamo(server, frontend, forgetful, chatty, *workers)
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,6 +11,7 @@ from servers.teacher_forcing import TeacherForcing
 from servers.vllm.server import BLOCK_TOKENS
 
 from tokentrue.clients.renderer import RendererClient
+from tokentrue.engines.dynamo import DynamoEngine
 from tokentrue.engines.embedded.engine import MODEL_FOLDER
 from tokentrue.engines.http import HttpEngine
 from tokentrue.errors import InvalidTokenIdError, OverlongPromptError
@@ -119,3 +120,29 @@ def test_what_cannot_be_sampled_is_refused_before_or_by_the_server(dynamo_vllm, 
     with pytest.raises(OverlongPromptError):
         generate(dynamo_vllm, transport, [7] * 2100)
     assert len(generate(dynamo_vllm, transport, PROMPT, max_tokens=3).tokens.completion_ids) <= 3
+
+
+@pytest.mark.parametrize("frontend", ["frontend", "plain"])
+def test_what_is_asked_happens_on_whichever_route_it_takes(dynamo_vllm, frontend) -> None:
+    """Stop strings and biases go by chat, where they work, grammars by ids, where they do."""
+    url = getattr(dynamo_vllm, frontend).url
+
+    async def ask(**sampling) -> Generation:
+        asked = SamplingParams.from_args({"max_tokens": 20, "temperature": 0, **sampling})
+        model = dynamo_vllm.worker.kind.model_name
+        async with DynamoEngine(HttpEngine(url, DynamoTransport(), max_retries=0, timeout_s=60.0)) as engine:
+            request = GenerateRequest(model, TokenIds(PROMPT), asked, vocab_size=VOCAB_SIZE)
+            return await engine.generate(request)
+
+    tokenizer = load_renderer(MODEL_FOLDER).tokenizer
+    plain = asyncio.run(ask(ignore_eos=True))
+    text = tokenizer.decode(plain.tokens.completion_ids.tolist())
+    assert plain.prompt_ids_echoed == (frontend == "plain")
+    stopped = asyncio.run(ask(stop=[text[4:6]], ignore_eos=True))
+    assert stopped.stop_reason == text[4:6]
+    assert len(stopped.tokens.completion_ids) < len(plain.tokens.completion_ids)
+    biased = asyncio.run(ask(logit_bias={"7": 100.0}, ignore_eos=True))
+    assert set(biased.tokens.completion_ids) == {7}
+    if frontend == "frontend":
+        forced = asyncio.run(ask(structured_outputs={"regex": "ab+c"}))
+        assert tokenizer.decode(forced.tokens.completion_ids.tolist()[:-1]).startswith("ab")

@@ -45,6 +45,7 @@ WRONG = [
     ("renderer_transport", 3, "'vllm', 'dynamo', 'sglang', or None for 'vllm'"),
     ("template_kwargs", [1], "mapping"),
     ("spelled_markers", "strip", "'as_template', 'escape'"),
+    ("dynamo_route", "chat", "'auto', 'generate', 'token_data'"),
     ("bridge_tokenizer", "remote", "'engine'"),
     ("on_unsupported", "ignore", "'warn'"),
     ("clip_max_tokens", 1, "true or false"),
@@ -187,3 +188,10 @@ def test_what_an_engine_renders_cannot_be_kept_plain(client_type) -> None:
     with pytest.raises(ConfigError, match="spelled_markers='escape' needs client_type='renderer'"):
         ClientConfig(client_type=client_type, spelled_markers="escape")
     assert ClientConfig(client_type="renderer", spelled_markers="escape").spelled_markers == "escape"
+
+
+@pytest.mark.parametrize("transport", ["vllm", "sglang"])
+def test_a_route_of_dynamo_is_for_dynamo(transport) -> None:
+    with pytest.raises(ConfigError, match="renderer_transport='dynamo'"):
+        ClientConfig(renderer_transport=transport, dynamo_route="generate")
+    assert ClientConfig(renderer_transport="dynamo", dynamo_route="generate").dynamo_route == "generate"

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tokentrue.clients.renderer import RendererClient
+from tokentrue.engines.dynamo import DynamoEngine
 from tokentrue.engines.embedded.engine import MODEL_FOLDER, MODEL_NAME, EmbeddedEngine
 from tokentrue.engines.engine import Engine
 from tokentrue.engines.http import HttpEngine
@@ -147,7 +148,8 @@ async def _server(choice: EngineChoice) -> tuple[EngineInfo, Engine]:
     # A person waits for this first question: a server that is not there is told at once, not after retries.
     async with HttpEngine(choice.engine, transport, api_key=key, timeout_s=30.0, max_retries=0) as asked:
         info = await asked.describe(choice.model)
-    return info, MeasuredEngine(HttpEngine(choice.engine, transport, api_key=key))
+    server = HttpEngine(choice.engine, transport, api_key=key)
+    return info, MeasuredEngine(DynamoEngine(server) if choice.transport == "dynamo" else server)
 
 
 def _api_key(variable: str) -> str | None:

@@ -59,13 +59,14 @@ async def make_client(
     return _client(chosen, engine, renderer, wire, bracket)
 
 
-def _http_engine(chosen: ClientConfig, max_retries: int) -> HttpEngine:
+def _http_engine(chosen: ClientConfig, max_retries: int) -> EngineServer:
     headers = dict(chosen.extra_headers)
     if chosen.data_parallel_rank is not None:
         headers[RANK_HEADER] = str(chosen.data_parallel_rank)
-    return HttpEngine(
+    wire = wire_of(chosen)
+    engine = HttpEngine(
         chosen.api_base_url,
-        wire_of(chosen).transport,
+        wire.transport,
         api_key=chosen.api_key(),
         timeout_s=chosen.timeout,
         connect_timeout_s=chosen.connect_timeout,
@@ -74,6 +75,7 @@ def _http_engine(chosen: ClientConfig, max_retries: int) -> HttpEngine:
         extra_headers=headers,
         allow_auth_headers=chosen.allow_auth_headers,
     )
+    return wire.engine(engine)
 
 
 def _fleet(config: ClientConfig) -> Fleet:
@@ -84,7 +86,7 @@ def _fleet(config: ClientConfig) -> Fleet:
         raise ConfigError("ClientConfig.fleet: ranks of SGLang are for client_type='renderer' only")
     endpoints = []
     for each in every:
-        engine: EngineServer = _http_engine(each, max_retries=0)
+        engine = _http_engine(each, max_retries=0)
         if config.measure_logprobs and config.client_type == "renderer":
             engine = MeasuredServer(engine)  # two endpoints may mean two things by a log-probability
         endpoints.append(Endpoint(_endpoint_name(each), engine))

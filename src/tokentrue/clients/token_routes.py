@@ -110,14 +110,23 @@ class _ChatTokensRoute:
 
 
 @dataclass(frozen=True, slots=True)
-class _GenerateRoute:
+class GenerateRoute:
     """`/inference/v1/generate`, parsed by vLLM's derender route, or by `renderer` when that is not None."""
 
     server: Server
     transport: VllmTransport
     renderer: RendererContract | None
 
+    async def chosen(self, model: str) -> TokenRoute:  # async: another endpoint has to be asked
+        """This route: whoever chose it knows that it is served."""
+        del model
+        return self
+
+    def forget(self) -> None:
+        """Nothing is remembered."""
+
     async def sample(self, request: GenerateRequest, messages: Sequence[Message]) -> ChatReply:
+        """See `TokenRoute`."""
         bare = replace(request, sampling=_for_generate(request.sampling))
         call = self.transport.write_generate(bare)
 
@@ -217,9 +226,9 @@ class VllmTokenRoutes:
             return None
         transport = VllmTransport(on_unsupported=self.on_unsupported)
         if await self._serves(DERENDER_PATH):
-            return _GenerateRoute(self.server, transport, None)
+            return GenerateRoute(self.server, transport, None)
         if self.renderer is not None:
-            return _GenerateRoute(self.server, transport, self.renderer)
+            return GenerateRoute(self.server, transport, self.renderer)
         return None
 
     async def _serves(self, path: str) -> bool:

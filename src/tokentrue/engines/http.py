@@ -221,13 +221,17 @@ class HttpEngine:
             CallerError: A parameter or id cannot be sent.
             EngineError, TransportError: See `tokentrue.errors`.
         """
+        return await self.generate_by(self._transport, request)
+
+    async def generate_by(self, transport: Transport, request: GenerateRequest) -> Generation:
+        """`generate`, by another of the server's routes than that of the engine's own codec."""
         limit = await self._context_limit(request.model)
         request = replace(request, context_limit=limit)
-        call = self._transport.write_generate(request)
+        call = transport.write_generate(request)
         if limit is not None and len(request.prompt_ids) >= limit:
             raise OverlongPromptError(len(request.prompt_ids), limit)
         generation = await self.exchange(
-            call, lambda reply: self._transport.read_generate(request, reply), request.headers
+            call, lambda reply: transport.read_generate(request, reply), request.headers
         )
         return with_logprobs_mode(generation, request.sampling, LogprobsMode.UNKNOWN)
 
