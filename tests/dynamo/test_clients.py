@@ -283,7 +283,7 @@ def test_a_long_prompt_is_told_apart_from_a_large_max_tokens_which_may_be_clippe
 @BOTH
 def test_parameters_are_sent_where_they_belong_on_first_and_later_turns(dynamo, talk, client_type) -> None:
     before = len(dynamo.faults.requests())
-    asked = {"priority": 5, "cache_salt": "v7", "frequency_penalty": 0.5, "logit_bias": {"5": 1.0}}
+    asked = {"priority": 5, "cache_salt": "v7", "frequency_penalty": 0.5}
     asked |= {"extra_body": {"nvext": {"extra_fields": ["timing"], "agent_hints": {"osl": 9}}}}
     talk(client_type, turns(dynamo, ["hello", "go on"], **asked))
     assert len(dynamo.faults.requests()) - before == 2, "neither was answered with a 400"

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import json
 
 import numpy as np
 import pytest
+from servers.plain_http import exchange
 
 from tokentrue import Message, Session
 from tokentrue.clients.making import make_client
@@ -18,6 +20,7 @@ from tokentrue.rendering.renderer import load_renderer
 from tokentrue.sampling import SamplingParams
 from tokentrue.tokens import TokenIds
 from tokentrue.transports.dynamo import DynamoTransport
+from tokentrue.transports.transport import HttpCall
 from tokentrue.turns import How
 
 pytestmark = pytest.mark.dynamo
@@ -85,11 +88,37 @@ def test_a_model_that_nobody_serves_is_told_as_such(dynamo, asked) -> None:
 
 
 @pytest.mark.parametrize(
-    "sampling", [{"stop": ["HO"]}, {"logit_bias": {"7": 1.0}}, {"nvext": {"agent_hints": {"osl": 9}}}]
+    "sampling",
+    [{"stop": ["HO"]}, {"nvext": {"agent_hints": {"osl": 9}}}, {"thinking_token_budget": 9, "store": True}],
 )
 def test_what_only_the_chat_route_can_do_goes_by_it(dynamo, asked, sampling) -> None:
     _, routes = asked(dynamo.frontend, dynamo.faults, **sampling)
     assert routes == [CHAT, CHAT]
+
+
+def posted(frontend, worker, **asked) -> dict:
+    """What the worker is given for a chat request that was not written by our codec."""
+    body = {"model": worker.kind.model_name, "messages": [{"role": "user", "content": ""}], "max_tokens": 20}
+    body |= {"nvext": {"token_data": PROMPT}, **asked}
+    headers = {"content-type": "application/json"}
+    call = HttpCall("POST", "/v1/chat/completions", json.dumps(body).encode(), headers)
+    assert exchange(frontend.url, call).status == 200
+    return worker.requests()[-1].request
+
+
+def test_what_the_chat_route_takes_and_does_nothing_with_is_never_sent(dynamo, asked) -> None:
+    """A bias reaches no worker, and no stop does where end-of-sequence is ignored: both with a 200."""
+    assert not posted(dynamo.frontend, dynamo.faults, logit_bias={"7": 100})["sampling_options"].get("logit_bias")
+    given = posted(dynamo.frontend, dynamo.faults, ignore_eos=True, stop=["HO"], stop_token_ids=[46])
+    assert not given["stop_conditions"].get("stop")
+    assert not given["stop_conditions"].get("stop_token_ids")
+    for frontend in (dynamo.frontend, dynamo.chatty):
+        with pytest.raises(UnsupportedParameterError, match="logit_bias"):
+            asked(frontend, dynamo.faults, logit_bias={"7": 1.0})
+    with pytest.raises(UnsupportedParameterError, match="ignore_eos"):
+        asked(dynamo.chatty, dynamo.faults, ignore_eos=True, stop=["HO"])
+    _, routes = asked(dynamo.frontend, dynamo.faults, ignore_eos=True, stop=["HO"])
+    assert routes == [GENERATE, GENERATE]
 
 
 def test_what_only_the_token_route_can_do_needs_it(dynamo, asked) -> None:

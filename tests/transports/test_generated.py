@@ -29,7 +29,7 @@ KEPT = {
     "seed": st.integers(0, 2**31),
     "frequency_penalty": st.floats(-2, 2),
     "repetition_penalty": st.floats(0.1, 3),
-    "logit_bias": st.dictionaries(st.integers(0, 99).map(str), st.floats(-9, 9), max_size=3),
+    "presence_penalty": st.floats(-2, 2),
     "stop": st.lists(st.text(min_size=1), min_size=1, max_size=3),
     "stop_token_ids": st.lists(st.integers(0, 2**31 - 1), min_size=1, max_size=3),
 }

@@ -89,7 +89,7 @@ class Connection:
             why = "temperature 1, nothing truncated: every meaning is the same number, and none was measured"
             return MeasuredLogprobs(LogprobsMode.ALIKE, why)
         asking = self.renderer.render_ids([Message(role="user", content="Tell me a story.")])
-        return await engine.measured(self.model, asking)
+        return await engine.measured(self.model, asking, self.renderer.vocab_size)
 
 
 async def connect(choice: EngineChoice) -> Connection:

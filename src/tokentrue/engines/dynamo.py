@@ -12,9 +12,11 @@ chat route. What each can show (law 4), measured on frontend 1.6.1 with its vLLM
   tell that. Parameters that are left out are the model's generation configuration, unless the worker has
   --enable-rl.
 
-So the token route is taken where it is served, and the chat route for what goes wrong on the other: stop strings
-(which one ended it is not told), `logit_bias` (a 400), parameters that it has no place for, such as a caller's
-`nvext`, and a model whose worker does not take ids (a 404 "Model not found", on that route alone).
+So the token route is taken where it is served, and the chat route for what goes wrong on the other: stop
+strings (which of them ended it is not told; but with `ignore_eos` the chat route drops them), parameters that
+it has no place for, such as a caller's `nvext`, and a model whose worker does not take ids (a 404 "Model not
+found", on that route alone). Neither takes `logit_bias`: the token route answers 400, and the chat route takes
+it and does nothing, so its codec refuses it.
 
 The question is an empty object: 400 where the route is served, 404 where not. Nothing can be sampled by it.
 """
@@ -57,7 +59,9 @@ class DynamoEngine:
     async def generate(self, request: GenerateRequest) -> Generation:
         """Sample one completion; see `HttpEngine.generate`."""
         asked = request.sampling
-        is_for_chat = bool(asked.stop or asked.logit_bias) or request.model in self._takes_no_ids
+        if asked.logit_bias:
+            return await self.frontend.generate(request)  # whose codec says that no route takes it
+        is_for_chat = bool(asked.stop and not asked.ignore_eos) or request.model in self._takes_no_ids
         if is_for_chat or not await self._asked():
             return await self.frontend.generate(request)
         try:

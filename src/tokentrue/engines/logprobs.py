@@ -145,14 +145,20 @@ async def measure_logprobs_mode(
 
 
 def asks_of(
-    engine: Engine, model: str, prompt_ids: Sequence[int] | TokenIds, headers: Mapping[str, str] | None = None
+    engine: Engine,
+    model: str,
+    prompt_ids: Sequence[int] | TokenIds,
+    headers: Mapping[str, str] | None = None,
+    vocab_size: int | None = None,
 ) -> list[Ask]:
-    """A prompt and some of its beginnings as `Ask`s."""
+    """A prompt and some of its beginnings as `Ask`s; SGLang is sent nothing without a known vocabulary."""
     whole = prompt_ids if isinstance(prompt_ids, TokenIds) else TokenIds(prompt_ids)
     lengths = dict.fromkeys(max(1, len(whole) * quarters // 4) for quarters in (4, 3, 2, 1))
 
     def ask_with(ids: TokenIds) -> Ask:
-        return lambda sampling: engine.generate(GenerateRequest(model, ids, sampling, headers=dict(headers or {})))
+        return lambda sampling: engine.generate(
+            GenerateRequest(model, ids, sampling, vocab_size, headers=dict(headers or {}))
+        )
 
     return [ask_with(whole if length == len(whole) else TokenIds(whole[:length])) for length in lengths]
 
@@ -302,16 +308,18 @@ class MeasuredEngine:
             generation,
             request.model,
             request.sampling,
-            lambda: asks_of(self.engine, request.model, request.prompt_ids, request.headers),
+            lambda: asks_of(self.engine, request.model, request.prompt_ids, request.headers, request.vocab_size),
         )
 
-    async def measured(self, model: str, prompt_ids: Sequence[int] | TokenIds) -> MeasuredLogprobs:
+    async def measured(
+        self, model: str, prompt_ids: Sequence[int] | TokenIds, vocab_size: int | None = None
+    ) -> MeasuredLogprobs:
         """What the log-probabilities mean, measured now unless they were before.
 
         Raises:
             EngineError, TransportError: The engine could not be asked.
         """
-        return await self.modes.measured(model, asks_of(self.engine, model, prompt_ids))
+        return await self.modes.measured(model, asks_of(self.engine, model, prompt_ids, None, vocab_size))
 
     async def describe(self, model: str | None = None) -> EngineInfo:
         """See `Engine.describe`; with what was measured so far."""

@@ -197,7 +197,7 @@ VLLM_CHAT: Mapping[str, Fate] = {
 DYNAMO: Mapping[str, Fate] = {
     **_ANYWHERE,
     **_sent((), "temperature", "top_p", "top_k", "min_p", "min_tokens", "seed", "stop", "stop_token_ids"),
-    **_sent((), "ignore_eos", "logit_bias", "frequency_penalty", "presence_penalty", "repetition_penalty"),
+    **_sent((), "ignore_eos", "frequency_penalty", "presence_penalty", "repetition_penalty"),
     "max_tokens": Sent(("max_completion_tokens",)),
     "priority": Sent(("nvext", "agent_hints", "priority")),
     "cache_salt": Sent(("nvext", "cache_salt")),
@@ -220,6 +220,7 @@ DYNAMO: Mapping[str, Fate] = {
     **_refused(_NO_DYNAMO + "; ask nvext.extra_fields", "routed_experts", "return_routed_experts"),
     **_refused(_NO_DYNAMO + "; use guided_json, guided_regex, ...", "structured_outputs", "structural_tag"),
     **_refused("the transport decides whether tools are sent", "tools"),
+    **_refused("Dynamo 1.6.1 takes it with a 200 and passes it on to no worker", "logit_bias"),
 }
 
 DYNAMO_CHAT: Mapping[str, Fate] = {
