@@ -179,3 +179,11 @@ def test_a_recorded_conversation_is_read_by_the_chat_client(captures_folder) -> 
     assert response.tokens.prompt_ids == choice["prompt_token_ids"]
     assert response.tokens.completion_ids == choice["response_token_ids"]
     assert (response.finish_reason, response.turn.stitch.why) == (FinishReason.LENGTH, Why.FIRST_TURN)
+
+
+def test_what_its_log_probabilities_mean_is_measured(world) -> None:
+    """The questions name the vocabulary too, without which nothing is sent."""
+    _, server = world.run(
+        talk("Hello.", max_tokens=5, temperature=0.7), client_type="renderer", measure_logprobs=True, **SGLANG
+    )
+    assert len(server.paths()) > 1
