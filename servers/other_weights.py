@@ -13,7 +13,10 @@ _NOISE = 0.15
 
 
 def write_other_weights(source: Path, folder: Path, seed: int) -> Path:
-    """Copy a model folder, with noise added to every matrix; the same seed gives the same bytes."""
+    """Copy a model folder, with noise added to every matrix of its layers; the same seed gives the same bytes.
+
+    The embeddings stay: vLLM 0.32 on CPU reloads other ones, tied to the head, into a model that is neither.
+    """
     shutil.copytree(source, folder)
     path = folder / "model.safetensors"
     rng = np.random.default_rng(seed)

@@ -20,6 +20,7 @@ from dynamo.llm.exceptions import InvalidArgument
 from tokenizers import Tokenizer
 
 from servers.dynamo.request_log import RequestLogWriter
+from servers.dynamo.weight_control import WeightControl
 from servers.dynamo.worker_wire import Completion, WorkOrder, write_chunks
 from servers.teacher_forcing import TeacherForcing
 from tokentrue.engines.embedded.engine import MODEL_FOLDER, EmbeddedEngine
@@ -33,12 +34,24 @@ class EmbeddedWorker:
     """Answers requests with the product's engine; a request whose client goes away is given up."""
 
     def __init__(self, folder: Path, model_name: str, log: RequestLogWriter, tokens_per_chunk: int) -> None:
+        self._folder = folder
         self._engine = EmbeddedEngine(folder, model_name=model_name)
         self._teacher = TeacherForcing(folder)
         self._tokenizer: Any = Tokenizer.from_file(str(folder / "tokenizer.json"))
         self._model_name = model_name
         self._log = log
         self._tokens_per_chunk = tokens_per_chunk
+        self.control = WeightControl(self._load, self._flush)
+
+    async def _load(self, folder: Path) -> None:
+        """Sample with other weights from now on; the tokenizer and the model's name stay."""
+        loaded = EmbeddedEngine(folder, model_name=self._model_name)
+        teacher = TeacherForcing(folder)
+        await self._engine.close()
+        self._engine, self._teacher, self._folder = loaded, teacher, folder
+
+    async def _flush(self) -> None:
+        await self._load(self._folder)
 
     async def generate(self, request: dict[str, Any], context: Any) -> AsyncIterator[dict[str, Any]]:
         """The handler that Dynamo calls for each request."""
@@ -62,16 +75,18 @@ class EmbeddedWorker:
             self._log.ended(number, how, sent)
 
     async def _sample(self, order: WorkOrder, context: Any) -> Generation | None:
-        """The completion, or None when the client went away first."""
+        """The completion, or None when the client went away first, or a pause gave the request up."""
         sampling = SamplingParams(
             max_tokens=order.max_tokens, stop_token_ids=order.stop_token_ids, **order.sampling
         )
         request = GenerateRequest(self._model_name, TokenIds(order.prompt_ids), sampling)
+        await self.control.admitted()
         sampled = asyncio.ensure_future(self._engine.generate(request))
+        self.control.started(sampled)
         gone = asyncio.ensure_future(context.async_killed_or_stopped())
         try:
             await asyncio.wait((sampled, gone), return_when=asyncio.FIRST_COMPLETED)
-            return sampled.result() if sampled.done() else None
+            return sampled.result() if sampled.done() and not sampled.cancelled() else None
         finally:
             sampled.cancel()
             gone.cancel()
@@ -110,6 +125,7 @@ async def main() -> None:
     parser.add_argument("--tokens-per-chunk", type=int, default=1)
     parser.add_argument("--tool-call-parser", help="the frontend reads calls in this format, such as hermes")
     parser.add_argument("--reasoning-parser", help="the frontend reads reasoning in this format, such as qwen3")
+    parser.add_argument("--rl", action="store_true", help="serve control routes; needs DYN_SYSTEM_PORT")
     arguments = parser.parse_args()
     folder: Path = arguments.model_folder
     context_limit = json.loads((folder / "config.json").read_text())["max_position_embeddings"]
@@ -118,7 +134,7 @@ async def main() -> None:
     model = ServedModel(
         folder, arguments.model_name, context_limit, arguments.tool_call_parser, arguments.reasoning_parser
     )
-    await serve(model, worker.generate)
+    await serve(model, worker.generate, worker.control.routes() if arguments.rl else None)
 
 
 if __name__ == "__main__":

@@ -7,16 +7,18 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from dynamo.common.rl import RLRouteRegistry, register_rl_routes
 from dynamo.common.token_budget import TokenBudget, publish_token_budget
 from dynamo.llm import ModelInput, ModelRuntimeConfig, ModelType, WorkerType, register_model
 from dynamo.runtime import DistributedRuntime
 
 Handler = Callable[[dict[str, Any], Any], AsyncIterator[dict[str, Any]]]
+Route = Callable[[dict[str, Any]], Awaitable[dict[str, Any]]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,8 +33,12 @@ class ServedModel:
     takes_ids: bool = True
 
 
-async def serve(model: ServedModel, handler: Handler) -> None:
-    """Announce `model` and answer its requests until this process is stopped."""
+async def serve(model: ServedModel, handler: Handler, routes: Mapping[str, Route] | None = None) -> None:
+    """Announce `model` and answer its requests until this process is stopped.
+
+    Args:
+        routes: Control routes by name; a frontend's RL port tells of them, and DYN_SYSTEM_PORT serves them.
+    """
     runtime = DistributedRuntime(
         asyncio.get_running_loop(), os.environ["DYN_DISCOVERY_BACKEND"], os.environ["DYN_REQUEST_PLANE"]
     )
@@ -54,4 +60,10 @@ async def serve(model: ServedModel, handler: Handler) -> None:
         worker_type=WorkerType.Aggregated,
         runtime_config=settings,
     )
-    await endpoint.serve_endpoint(handler, graceful_shutdown=False)
+    served = [endpoint.serve_endpoint(handler, graceful_shutdown=False)]
+    if routes:
+        registry = RLRouteRegistry(runtime, world_size=1)
+        register_rl_routes(runtime, registry, routes, enable_dispatch=True)
+        control = runtime.endpoint(f"tokentrue.{model.name}.rl")
+        served.append(control.serve_endpoint(registry.dispatch_stream, graceful_shutdown=False))
+    await asyncio.gather(*served)

@@ -228,7 +228,7 @@ def test_the_workers_of_dynamo_are_asked_for_anew_every_time() -> None:
     ("models", "wanted", "error", "words"),
     [
         (["a", "b"], None, ConfigError, "workers of a, b"),
-        (["a"], "c", EngineError, "no worker of 'c'"),
+        (["a"], "c", EngineError, "no worker of 'c' to control; the frontend tells of a"),
         ([], None, EngineError, "none at all"),
     ],
 )

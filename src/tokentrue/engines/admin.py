@@ -171,7 +171,8 @@ class DynamoFleet:
         chosen = [worker for worker in workers if self.model in (None, worker.model)]
         if not chosen:
             told = ", ".join(sorted(models)) or "none at all"
-            raise EngineError(f"there is no worker of {self.model!r} to control; there are workers of {told}")
+            meant = "" if self.model is None else f" of {self.model!r}"
+            raise EngineError(f"there is no worker{meant} to control; the frontend tells of {told}")
         return [Target(f"worker {worker.instance}", self._server(worker)) for worker in chosen]
 
     def _server(self, worker: RlWorker) -> Server:
