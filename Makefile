@@ -57,6 +57,7 @@ docs: $(VENV)/wheel $(VENV)/test-tools
 
 include servers/engines.mk
 include make/templates.mk
+include make/renderers.mk
 
 clean:
 	rm -rf $(VENV) .engines build dist demo-run .pytest_cache .mypy_cache .ruff_cache .hypothesis

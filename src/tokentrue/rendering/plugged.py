@@ -32,7 +32,7 @@ from tokentrue.errors import (
 from tokentrue.generation import FinishReason
 from tokentrue.messages import Message, messages_from, tools_from
 from tokentrue.rendering.bridge import Bridge, check_follow_up, check_stops
-from tokentrue.rendering.contract import Messages, Tools
+from tokentrue.rendering.contract import Messages, RendererContract, Tools
 from tokentrue.rendering.formats.parsed import CallStatus, ParsedToolCall, judged, schemas_of
 from tokentrue.rendering.formats.reasoning import ReasoningState
 from tokentrue.rendering.markers import ControlMarkers
@@ -390,6 +390,9 @@ class PluggedRenderer:
 
     def _are_ids(self, ids: Sequence[int]) -> bool:
         return all(type(each) is int and 0 <= each < self.vocab_size for each in ids)
+
+
+_KEEPS: type[RendererContract] = PluggedRenderer  # held by the type checker
 
 
 def _user(text: str) -> Message:
