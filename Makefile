@@ -18,6 +18,8 @@ help:
 	@echo "make test-vllm    the same rollouts through a real vLLM on CPU (own venv under .engines, 2.5 GB)"
 	@echo "make test-dynamo-vllm  a real vLLM behind a real Dynamo (own venv under .engines, 2.8 GB)"
 	@echo "make test-engines all three suites on real engines, one after another"
+	@echo "make test-templates  every real template at hand, long (needs ../shared/tokenizers)"
+	@echo "make test-mutations  seeded faults, each of which a test must catch"
 	@echo "make docs         build the documentation into build/docs"
 	@echo "make clean        remove everything that make created"
 

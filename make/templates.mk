@@ -1,11 +1,18 @@
-# Every real template at hand, and many generated messages each: about ten minutes on two cores. Needs the
-# tokenizers and templates beside the repository; skips, with the reason, where they are absent.
-.PHONY: test-templates docs-templates
-TEMPLATE_TESTS := tests/rendering/test_formats.py tests/rendering/test_templates_at_hand.py \
-	tests/rendering/test_proof_cache.py
+# Every real template at hand against transformers, the original libraries' ids, real transcripts, and many generated
+# messages each. Needs the tokenizers and templates beside the repository; skips, with the reason, where they are
+# absent. Two halves of about equal length run side by side; the last line adds them up.
+.PHONY: test-templates docs-templates test-mutations
+TEMPLATE_TESTS_A := tests/rendering/test_templates_at_hand.py tests/rendering/test_formats.py
+TEMPLATE_TESTS_B := tests/rendering/test_transformers_oracle.py tests/rendering/test_reference_ids.py \
+  tests/rendering/test_reference_renderings.py tests/rendering/test_proof_cache.py tests/sessions/test_transcripts.py
 
 test-templates: $(VENV)/wheel $(VENV)/test-tools
-	@TOKENTRUE_ALL_TEMPLATES=1 TOKENTRUE_EXAMPLES=200 $(PY) -m pytest -q --timeout 1200 $(TEMPLATE_TESTS)
+	@TOKENTRUE_ALL_TEMPLATES=1 TOKENTRUE_EXAMPLES=200 TOKENTRUE_CONVERSATIONS=1000 \
+	  $(PY) scripts/side_by_side.py "$(TEMPLATE_TESTS_A)" "$(TEMPLATE_TESTS_B)"
+
+# Seeded faults in close, separator, junction, arguments, evidence and mask: each must be caught by a test.
+test-mutations: $(VENV)/wheel $(VENV)/test-tools
+	@$(PY) scripts/mutation_check.py
 
 docs-templates: $(VENV)/wheel $(VENV)/test-tools
 	@$(PY) scripts/certify_templates.py

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from real_tokenizers import SHARED
-from templates.at_hand import renderer_for, templates_at_hand
+from templates.at_hand import own_renderer
 from tokentrue import Renderer
 from tokentrue.errors import InvalidMessageError, TemplateRenderError
 from tokentrue.messages import messages_from
@@ -240,7 +240,7 @@ def test_every_golden_is_compared_read_or_excluded_with_a_reason() -> None:
 
 @pytest.fixture(scope="module")
 def gpt_oss() -> Renderer:
-    return renderer_for(next(template for template in templates_at_hand() if template.name == "gpt-oss"))
+    return own_renderer("gpt-oss")
 
 
 @pytest.mark.parametrize("name", GOLDENS)

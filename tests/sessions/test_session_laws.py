@@ -147,6 +147,7 @@ def test_an_edited_message_opens_a_branch_at_the_deepest_sampled_message(rendere
     stitched = session.stitch(renderer, edited, TOOLS)
     assert stitched.stitch.how is How.BRIDGED
     assert stitched.stitch.anchor_turn == turn.index
+    assert "Three?" in renderer.tokenizer.decode(stitched.prompt_ids)
     assert said_two.content == "Two."
 
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tokentrue.errors import AlignmentError, CallerError, LogprobsMeaningError
@@ -121,6 +121,7 @@ def sessions(draw) -> list[Turn]:
     return turns
 
 
+@settings(deadline=None)
 @given(sessions(), st.none() | st.integers(1, 30))
 def test_nothing_is_lost_or_trained_twice_whatever_the_limit(turns, limit) -> None:
     found = session_samples(turns, max_seq_len=limit)

@@ -6,10 +6,12 @@ that has most of its special tokens; the others are put in, as a model of that f
 
 from __future__ import annotations
 
+import atexit
 import json
 import lzma
 import random
 import re
+import shutil
 import tarfile
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -30,7 +32,7 @@ from tokentrue.generation import FinishReason
 from tokentrue.rendering.bridge import Bridge
 from tokentrue.rendering.chat_template import ChatTemplate
 from tokentrue.rendering.formats.parsed import CallStatus
-from tokentrue.rendering.renderer import make_renderer
+from tokentrue.rendering.renderer import Tools, make_renderer
 from tokentrue.rendering.stops import derive_stops
 from tokentrue.rendering.template_messages import probe_message_form
 from tokentrue.rendering.tokenizer import Tokenizer, read_stop_ids
@@ -71,6 +73,7 @@ class Template:
 def unpacked(folder: str) -> Path:
     """A tokenizer folder, unpacked for the life of the process."""
     path = Path(tempfile.mkdtemp(prefix=f"{folder}-"))
+    atexit.register(shutil.rmtree, path, ignore_errors=True)
     for source in (SHARED / folder).iterdir():
         data = source.read_bytes()
         name = source.stem if source.suffix == ".xz" else source.name
@@ -136,6 +139,12 @@ def renderer_for(template: Template) -> Renderer:
     added = [info.id for text in by_family if (info := tokenizer.added_token(text)) is not None]
     derived = derive_stops(chat, probe_message_form(chat), tokenizer, (*named, *added)).ids
     return make_renderer(tokenizer, chat, tuple(dict.fromkeys((*named, *derived, *added))), template.name)
+
+
+@cache
+def own_renderer(folder: str) -> Renderer:
+    """The renderer of a folder with its own template, kept for the life of the process."""
+    return renderer_for(next(template for template in templates_at_hand() if template.name == folder))
 
 
 class BridgeOutcome(Enum):
@@ -227,14 +236,17 @@ def _sampled_stop(renderer: Renderer, text: str, scenario: Scenario) -> int:
 
 
 def completion(
-    renderer: Renderer, message: Message, opening: Sequence[Message] = (Message(role="user", content="?"),)
+    renderer: Renderer,
+    message: Message,
+    opening: Sequence[Message] = (Message(role="user", content="?"),),
+    tools: Tools = TYPED_TOOLS,
 ) -> tuple[list[int], list[int]]:
     """The prompt that `message` continues, and its ids up to the stop.
 
     Where the generation prompt is no part of history, the prompt is what both have in common.
     """
-    prompt = renderer.render_text(opening, tools=TYPED_TOOLS)
-    whole = renderer.render_text((*opening, message), tools=TYPED_TOOLS, add_generation_prompt=False)
+    prompt = renderer.render_text(opening, tools=tools)
+    whole = renderer.render_text((*opening, message), tools=tools, add_generation_prompt=False)
     encode = renderer.tokenizer.encode
     prompt_ids, whole_ids = encode(prompt), encode(whole)
     same = next((i for i, (a, b) in enumerate(zip(prompt_ids, whole_ids, strict=False)) if a != b), None)
@@ -245,6 +257,28 @@ def completion(
         prompt_ids, ids = prompt_ids[:same], whole_ids[same:]
     ends = [i for i, token_id in enumerate(ids) if token_id in renderer.stop_ids]
     return prompt_ids, ids[: ends[0] + 1] if ends else ids
+
+
+def completion_behind(
+    renderer: Renderer, asked: Sequence[Message], said: Message, new: Sequence[Message], tools: Tools
+) -> list[int]:
+    """What a model that writes as its template does samples for `said`, with the stop that `new` begins with.
+
+    Where the template writes no stop behind a message (GLM: the next role's token is one), it is that of `new`;
+    where it writes none there either, the first of the stop set.
+    """
+    before = renderer.render_text(asked, tools=tools, add_generation_prompt=False)
+    ended = renderer.render_text((*asked, said), tools=tools, add_generation_prompt=False)
+    if ended.startswith(before):
+        _, ids = completion(renderer, said, asked, tools)
+    else:
+        # The message changes what is written of older ones (gpt-oss drops analysis): say it to a question.
+        _, ids = completion(renderer, said, tools=tools)
+    if ids and ids[-1] in renderer.stop_ids:
+        return ids
+    further = renderer.render_text((*asked, said, *new), tools=tools, add_generation_prompt=False)
+    behind = renderer.tokenizer.encode(further[len(ended) :])[:1] if further.startswith(ended) else []
+    return [*ids, *(behind if behind and behind[0] in renderer.stop_ids else renderer.stop_ids[:1])]
 
 
 _PIECES = (

@@ -1,0 +1,367 @@
+"""Seeded faults: every named fault in close, separator, junction, arguments, evidence or mask is caught by a test.
+
+    python scripts/mutation_check.py [--list] [--only NAME …] [--jobs N]
+
+Each fault is one edit of the sources, applied to a copy in a temporary folder; the tests named with it run against
+that copy and must fail. Before that, the same tests must pass on an unchanged copy. An edit whose old text is not
+found exactly once is an error, so that this list stays true. Ends with 1 when a fault survives.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+SHARED = ROOT.parent / "shared"
+BRIDGE = "rendering/bridge.py"
+TAIL = "rendering/tail.py"
+BRIDGE_LAWS = "tests/rendering/test_bridge_laws.py"
+FORMATS = "tests/rendering/test_formats.py"
+TESTS_FAILED = 1  # pytest's exit status when tests ran and some failed; others mean that they could not run
+
+
+@dataclass(frozen=True)
+class Fault:
+    """One edit that must be noticed.
+
+    Args:
+        file: Below src/tokentrue.
+        old: Found exactly once in it.
+        tests: Arguments for pytest: the nearest tests.
+        needs_shared: Only the real tokenizers beside the repository show it.
+    """
+
+    name: str
+    file: str
+    old: str
+    new: str
+    tests: tuple[str, ...]
+    needs_shared: bool = False
+
+
+def _laws(*names: str, renderer: str = "qwen_like") -> tuple[str, ...]:
+    return tuple(f"{BRIDGE_LAWS}::{name}[{renderer}]" for name in names)
+
+
+SEAMS = ("tests/rendering/test_seams.py",)
+LAW_1 = _laws("test_law_1_the_bridge_begins_with_what_was_sampled")
+STATUSES = (f"{FORMATS}::test_each_kind_of_attempt_has_its_status",)
+LAW_6 = (f"{FORMATS}::test_law_6_parse_is_the_inverse_of_render_assistant",)
+CUTS = (f"{FORMATS}::test_a_cut_at_any_byte_raises_nothing_and_invents_nothing",)
+_IMPORTED = ("_replace(", '__import__("dataclasses").replace(')
+FAULTS = (
+    Fault(
+        "close chosen one token too early",
+        TAIL,
+        "return Seam(close, is_opener, close), between[: position + len(close.text)]",
+        "return Seam(close, is_opener, close), between[:position]",
+        SEAMS,
+    ),
+    Fault(
+        "close chosen as the last stop instead of the first",
+        TAIL,
+        "position, _, close = min(found, key=lambda item: item[:2])",
+        "position, _, close = max(found, key=lambda item: item[:2])",
+        SEAMS,
+    ),
+    Fault(
+        "close dropped behind a truncated completion",
+        BRIDGE,
+        "        return (close.id,)\n\n\ndef _check_follow_up",
+        "        return ()\n\n\ndef _check_follow_up",
+        SEAMS,
+    ),
+    Fault(
+        "separator newline dropped",
+        BRIDGE,
+        "ids, offsets = self.encode_tail(tail)",
+        """ids, offsets = self.encode_tail(_replace(tail, text=tail.text.lstrip("\\n")))""".replace(*_IMPORTED),
+        SEAMS,
+    ),
+    Fault(
+        "separator doubled",
+        BRIDGE,
+        "ids, offsets = self.encode_tail(tail)",
+        """ids, offsets = self.encode_tail(_replace(tail, text="\\n" + tail.text))""".replace(*_IMPORTED),
+        SEAMS,
+    ),
+    Fault(
+        "bridge encoded apart from the close",
+        BRIDGE,
+        "ids, offsets = self.encode_tail(tail)",
+        "ids, offsets = self.tokenizer.encode_with_offsets(tail.text)\n"
+        "            ids, offsets = [close.id, *ids], [(0, 0), *offsets]",
+        ("tests/sessions/test_transcripts.py::test_real_conversations_keep_the_laws_turn_by_turn[phi-3]",),
+        needs_shared=True,
+    ),
+    Fault(
+        "junction close_added taken for exact",
+        BRIDGE,
+        "return Junction.CLOSE_ADDED",
+        "return Junction.EXACT",
+        SEAMS,
+    ),
+    Fault(
+        "junction close_restored does not restore",
+        BRIDGE,
+        "            return (seam.sampled.id,)\n",
+        "            return ()\n",
+        SEAMS,
+    ),
+    Fault(
+        "junction opener_shared taken for exact",
+        BRIDGE,
+        "return Junction.OPENER_SHARED if seam.is_opener else Junction.EXACT",
+        "return Junction.EXACT",
+        SEAMS,
+    ),
+    Fault(
+        "junction stop_rewritten writes a second close",
+        BRIDGE,
+        "if junction is Junction.STOP_REWRITTEN and close.id in self.opener_ids:",
+        "if junction is Junction.STOP_REWRITTEN:",
+        SEAMS,
+    ),
+    Fault(
+        "open reasoning is not closed behind a truncated completion",
+        BRIDGE,
+        "if self.reasoning is not None and self.reasoning.is_open(",
+        "if self.reasoning is None and self.reasoning.is_open(",
+        (f"{BRIDGE_LAWS}::test_truncated_reasoning_is_closed_before_the_message_is",),
+    ),
+    Fault(
+        "a stop in the middle is passed over",
+        BRIDGE,
+        "            if token_id in self.stop_ids:\n",
+        "            if token_id in self.stop_ids and position < 0:\n",
+        _laws("test_a_stop_in_the_middle_is_refused_never_trimmed"),
+    ),
+    Fault(
+        "sampled ids are spliced: the last one is lost",
+        BRIDGE,
+        "known = prompt_ids.extended(kept)",
+        "known = prompt_ids.extended(kept[:-1])",
+        LAW_1,
+    ),
+    Fault(
+        "glue remembered from another conversation",
+        TAIL,
+        "        uses = self.memory.uses.get(shape, 0)\n",
+        '        found = globals().setdefault("GLUE", {}).setdefault(len(shape), found)\n'
+        "        uses = self.memory.uses.get(shape, 0)\n",
+        ("tests/rendering/test_between_conversations.py::test_a_long_conversation_costs_short_renderings",),
+        needs_shared=True,
+    ),
+    Fault(
+        "a short rendering taken where only the whole conversation tells",
+        TAIL,
+        "short = follow_up.shortened() if self.short_is_enough else None",
+        "short = follow_up.shortened()",
+        (
+            "tests/rendering/test_between_conversations.py::test_a_template_that_looks_back_is_rendered_in_full_each_time",
+        ),
+    ),
+    Fault(
+        "arguments respaced",
+        "rendering/formats/parsed.py",
+        'arguments = bytes(fields[self.arguments_key]).decode("utf-8")',
+        "arguments = json.dumps(json.loads(bytes(fields[self.arguments_key])))",
+        ("tests/rendering/test_reader_laws.py::test_each_kind_of_attempt_has_its_status",),
+    ),
+    Fault(
+        "arguments that are no JSON replaced by {}",
+        "rendering/formats/json_calls.py",
+        "return (ParsedToolCall(raw, CallStatus.INVALID_JSON, name, id=call_id),)",
+        'return (ParsedToolCall(raw, CallStatus.OK, name, "{}", call_id),)',
+        STATUSES,
+    ),
+    Fault(
+        "a truncated call taken for a call",
+        "rendering/formats/json_calls.py",
+        "return (self.keys.read(raw) if closed else ParsedToolCall(raw, CallStatus.UNCLOSED),)",
+        "return (self.keys.read(raw),)",
+        ("tests/rendering/test_reader_laws.py::test_a_call_that_is_never_closed_is_kept_with_what_was_written",),
+    ),
+    Fault(
+        "parallel calls in the wrong order",
+        "rendering/reader.py",
+        "tool_calls=tuple(call for call in readable if call is not None),",
+        "tool_calls=tuple(call for call in reversed(readable) if call is not None),",
+        LAW_6,
+    ),
+    Fault(
+        "a number taken for a string",
+        "rendering/formats/typed_values.py",
+        '    if types == {"string"}:\n        return text\n',
+        "    if types:\n        return text\n",
+        STATUSES,
+    ),
+    Fault(
+        "a string taken for a number",
+        "rendering/formats/typed_values.py",
+        '    if types == {"string"}:\n        return text\n',
+        '    if types == {"string"}:\n        return json.loads(text) if text.isdigit() else text\n',
+        STATUSES,
+    ),
+    Fault(
+        "the echo of the prompt is not compared",
+        "transports/evidence.py",
+        "    if echoed != sent:\n",
+        "    if len(echoed) < 0:\n",
+        ("tests/transports/test_dynamo_evidence.py",),
+    ),
+    Fault(
+        "the count of the prompt is not compared",
+        "transports/evidence.py",
+        "    if counted is not None and counted != len(request.prompt_ids):\n",
+        "    if counted is not None and counted < 0:\n",
+        ("tests/transports/test_dynamo_evidence.py",),
+    ),
+    Fault(
+        "log-probabilities of other ids are accepted",
+        "transports/evidence.py",
+        "        if named != token_id:\n",
+        "        if named is False:\n",
+        ("tests/transports/test_generated.py",),
+    ),
+    Fault(
+        "ids and log-probabilities may differ in number",
+        "tokens.py",
+        "        if len(self.completion_ids) != len(self.completion_logprobs):\n",
+        "        if len(self.completion_ids) < 0:\n",
+        ("tests/vocabulary/test_tokens.py",),
+    ),
+    Fault(
+        "loss mask off by one",
+        "sessions/samples.py",
+        "        mask[start:end] = True\n",
+        "        mask[start + 1 : end] = True\n",
+        ("tests/sessions/test_trajectories.py::test_a_turn_that_two_branches_share_is_trained_in_the_first",),
+    ),
+    Fault(
+        "a shared turn is trained in every branch",
+        "sessions/samples.py",
+        "        if turn.index in trained:\n",
+        "        if turn.index in trained and turn.index < 0:\n",
+        ("tests/sessions/test_trajectories.py",),
+    ),
+    Fault(
+        "messages told apart by their first letter",
+        "messages.py",
+        '                self.content or "",\n',
+        '                (self.content or "")[:1],\n',
+        (
+            "tests/sessions/test_session_laws.py::test_an_edited_message_opens_a_branch_at_the_deepest_sampled_message",
+        ),
+    ),
+)
+SHORT = ("separator newline dropped", "loss mask off by one")
+"""What a test of the ordinary suite tries for real; it checks the whole list for being true."""
+
+
+_NO_SHRINKING = """from hypothesis import Phase, settings
+
+settings.register_profile(
+    "faults", deadline=None, derandomize=True, database=None, phases=[Phase.explicit, Phase.generate]
+)
+settings.load_profile("faults")
+"""
+"""That a fault is noticed is enough: making the example small takes minutes."""
+
+
+def check_list() -> list[str]:
+    """What is wrong with the list itself: edits whose place is gone, tests that are no files."""
+    found = []
+    for fault in FAULTS:
+        count = (ROOT / "src" / "tokentrue" / fault.file).read_text(encoding="utf-8").count(fault.old)
+        if count != 1:
+            found.append(f"{fault.name!r}: its old text occurs {count} times in {fault.file}: {fault.old!r}")
+        for test in fault.tests:
+            file, _, rest = test.partition("::")
+            name = rest.partition("[")[0]
+            if name and f"def {name}(" not in (ROOT / file).read_text(encoding="utf-8"):
+                found.append(f"{fault.name!r}: {file} has no {name}")
+    return found
+
+
+def _copy(folder: Path) -> Path:
+    """A copy of what tests need, with the shared data beside it."""
+    copy = folder / "repository"
+    ignore = shutil.ignore_patterns("__pycache__", ".mypy_cache", "*.pyc")
+    for name in ("src", "tests", "scripts"):
+        shutil.copytree(ROOT / name, copy / name, ignore=ignore)
+    shutil.copy(ROOT / "pyproject.toml", copy)
+    (copy / "conftest.py").write_text(_NO_SHRINKING, encoding="utf-8")
+    if SHARED.is_dir():
+        (folder / "shared").symlink_to(SHARED.resolve())
+    return copy
+
+
+def _pytest(copy: Path, tests: Sequence[str]) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", *tests]
+    environment = {**os.environ, "PYTHONPATH": str(copy / "src"), "PYTHONDONTWRITEBYTECODE": "1"}
+    return subprocess.run(command, cwd=copy, env=environment, capture_output=True, text=True, check=False)
+
+
+def try_fault(fault: Fault) -> tuple[bool, str]:
+    """Whether the tests of a fault notice it, and what pytest said last."""
+    with tempfile.TemporaryDirectory(prefix="mutation-") as folder:
+        copy = _copy(Path(folder))
+        path = copy / "src" / "tokentrue" / fault.file
+        path.write_text(path.read_text(encoding="utf-8").replace(fault.old, fault.new), encoding="utf-8")
+        run = _pytest(copy, fault.tests)
+    lines = (run.stdout + run.stderr).strip().splitlines() or ["no output"]
+    return run.returncode == TESTS_FAILED, lines[-1]
+
+
+def try_unchanged(faults: Sequence[Fault]) -> str:
+    """ "" when all tests of `faults` pass on an unchanged copy, else what pytest said."""
+    tests = list(dict.fromkeys(test for fault in faults for test in fault.tests))
+    with tempfile.TemporaryDirectory(prefix="mutation-") as folder:
+        run = _pytest(_copy(Path(folder)), tests)
+    return "" if run.returncode == 0 else run.stdout + run.stderr
+
+
+def main() -> None:
+    """Try the faults and print one line for each."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--list", action="store_true", help="print the faults and end")
+    parser.add_argument(
+        "--only", nargs="+", metavar="NAME", help="only faults with one of these words in their name"
+    )
+    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="how many at a time")
+    options = parser.parse_args()
+    faults = [fault for fault in FAULTS if not options.only or any(word in fault.name for word in options.only)]
+    if options.list:
+        print("\n".join(f"{fault.name}: {fault.file}" for fault in faults))
+        return
+    wrong = check_list()
+    if wrong:
+        sys.exit("\n".join(wrong))
+    left_out = [fault for fault in faults if fault.needs_shared and not SHARED.is_dir()]
+    tried = [fault for fault in faults if fault not in left_out]
+    for fault in left_out:
+        print(f"skipped  {fault.name}: {SHARED} is absent")
+    said = try_unchanged(tried)
+    if said:
+        sys.exit(f"the tests fail on an unchanged copy:\n{said}")
+    survived = 0
+    with ThreadPoolExecutor(options.jobs) as pool:
+        for fault, (is_caught, last) in zip(tried, pool.map(try_fault, tried), strict=True):
+            survived += not is_caught
+            print(f"{'caught  ' if is_caught else 'SURVIVED'} {fault.name}: {last}", flush=True)
+    print(f"{len(tried) - survived} of {len(tried)} faults caught, {survived} survived, {len(left_out)} skipped")
+    sys.exit(1 if survived else 0)
+
+
+if __name__ == "__main__":
+    main()
