@@ -76,8 +76,8 @@ FAULTS = (
     Fault(
         "close dropped behind a truncated completion",
         BRIDGE,
-        "        return (close.id,)\n\n\ndef _check_follow_up",
-        "        return ()\n\n\ndef _check_follow_up",
+        "        if junction is not Junction.CLOSE_ADDED:\n",
+        "        if junction is not Junction.OPENER_DROPPED:\n",
         SEAMS,
     ),
     Fault(
@@ -141,8 +141,8 @@ FAULTS = (
     Fault(
         "a stop in the middle is passed over",
         BRIDGE,
-        "            if token_id in self.stop_ids:\n",
-        "            if token_id in self.stop_ids and position < 0:\n",
+        "        if token_id in stop_ids:\n",
+        "        if token_id in stop_ids and position < 0:\n",
         _laws("test_a_stop_in_the_middle_is_refused_never_trimmed"),
     ),
     Fault(

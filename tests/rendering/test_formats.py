@@ -15,6 +15,7 @@ from tokentrue.rendering.formats.marks import has_mark
 from tokentrue.rendering.formats.parsed import CallStatus
 from tokentrue.rendering.formats.reasoning import ReasoningState
 from tokentrue.rendering.reader import ParsedResponse, response_of
+from tokentrue.rendering.streaming import CallDelta, ContentDelta
 
 EXAMPLES = int(os.environ.get("TOKENTRUE_EXAMPLES", "12"))
 """Generated messages per law and family; `make test-templates` asks for more."""
@@ -85,6 +86,38 @@ def test_any_split_reads_the_same_and_deltas_concatenate_to_it(family: Family, d
     if data.draw(st.booleans()):
         ids = ids[: data.draw(st.integers(0, len(ids)))]
     check_split(renderer, ids, data)
+
+
+@families
+@laws
+@given(data=st.data())
+def test_one_id_at_a_time_no_half_character_and_no_half_marker_is_said(
+    family: Family, data: st.DataObject
+) -> None:
+    """Every id is one byte, and what was said is never taken back: so what is said must be what was meant."""
+    renderer, message = family_renderer(family), draw_spoken(data, family)
+    if "plain text" in family.grammar and "<" in (message.content or ""):
+        return  # a tag that is ordinary text cannot be told from text that spells it
+    reader = renderer.start_reading(prompt_ids=renderer.render_ids(ASKED, tools=TYPED_TOOLS), tools=TYPED_TOOLS)
+    said, thought, calls = "", "", 0
+    ids = renderer.render_assistant(message, tools=TYPED_TOOLS).tolist()
+    for deltas in (*(reader.feed([token_id]) for token_id in ids), reader.finish()):
+        for delta in deltas:
+            if isinstance(delta, CallDelta):
+                wanted = message.tool_calls[calls]
+                assert (delta.call.status, delta.call.name) == (CallStatus.OK, wanted.name)
+                calls += 1
+            elif isinstance(delta, ContentDelta):
+                said += delta.text
+            else:
+                thought += delta.text
+            assert (message.content or "").startswith(said)
+            assert (message.reasoning_content or "").startswith(thought)
+    assert (said, thought, calls) == (
+        message.content or "",
+        message.reasoning_content or "",
+        len(message.tool_calls),
+    )
 
 
 def check_split(renderer: Renderer, ids: list[int], data: st.DataObject) -> None:

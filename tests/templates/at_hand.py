@@ -48,12 +48,18 @@ FOLDERS = (
     "tinyllama",
     "phi-3",
 )
-_SPELLED = re.compile(r'<\|[^|<>\s]{1,40}\|>|<｜[^｜<>]{1,40}｜>|<\|[a-z_"]{1,20}>|</?think>|\[/?[A-Z_]{3,20}\]')
+_SPELLED = re.compile(
+    r'<\|[^|<>\s]{1,40}\|>|<｜[^｜<>]{1,40}｜>|<\|[a-z_"]{1,20}>|</?think>|\[/?[A-Z_]{3,20}\]'
+    r"|\[e~\[|\]~!?b[\[\]]|<SPECIAL_\d+>|</?TOOLCALL>|</?minimax:tool_call>"
+)
 _NEVER_TOKENS = {"[INST]", "[/INST]"}
 _NAMED_STOPS = (
     ("<|call|>", ("<|return|>", "<|call|>")),
     ("<|tool_response>", ("<turn|>", "<|tool_response>")),
     ("<|observation|>", ("<|endoftext|>", "<|user|>", "<|observation|>")),
+    ("<|END_OF_TURN_TOKEN|>", ("<|END_OF_TURN_TOKEN|>",)),
+    ("[e~[", ("[e~[",)),
+    ("<SPECIAL_12>", ("<SPECIAL_12>",)),
     ("<|start_header_id|>", ("<|end_of_text|>", "<|eom_id|>", "<|eot_id|>")),
 )
 """What generation_config.json of gpt-oss, Gemma, GLM and Llama 3 says; the folders at hand have none."""
@@ -102,6 +108,12 @@ def templates_at_hand() -> tuple[Template, ...]:
                 source = data.read().decode()
                 found.append(Template(name, source, _pair(source)))
     return (*own, *found)
+
+
+def templates_in(folder: Path) -> tuple[Template, ...]:
+    """The `.jinja` files of any folder, each with the tokenizer that has most of its special tokens."""
+    sources = [(path.stem, path.read_text(encoding="utf-8")) for path in sorted(folder.glob("*.jinja"))]
+    return tuple(Template(name, source, _pair(source)) for name, source in sources)
 
 
 def _pair(source: str) -> str:
@@ -368,6 +380,9 @@ def normal_form(renderer: Renderer, message: Message) -> Message:
     _, ids = completion(renderer, masked)
     text = renderer.tokenizer.decode(ids)
     kept = [call for i, call in enumerate(message.tool_calls) if f"qzArgs{i}q" in text]
+    numbered = [f"functions.{call.name}:{i}" for i, call in enumerate(message.tool_calls)]
+    if kept and numbered[0] in text:  # Kimi's template makes ids of its own
+        kept = [ToolCall(call.name, call.arguments, numbered[i]) for i, call in enumerate(kept)]
     written_ids = bool(kept) and kept[0].id is not None and kept[0].id in text
     said = message.content if "qzContent" in text else None
     reasoning = message.reasoning_content if "qzThought" in text else None

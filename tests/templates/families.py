@@ -81,6 +81,15 @@ IDS = (
     {{- '<call>' + call.id + '<sep>' + (call.function.arguments | tojson) + '</call>' }}
     {%- endfor %}{{- '</calls>' }}{%- endif %}"""
 )
+NUMBERED = IDS.replace("call.id", "'functions.' + call.function.name + ':' + (loop.index0 | string)")
+FRAMED = (
+    "{%- if m.tool_calls %}{{- '<act>[\\n' }}"
+    + _CALLS
+    + """{{- '    {"tool_call_id": "' + (loop.index0 | string) + '", "tool_name": "' + f.name }}
+    {{- '", "parameters": ' + (f.arguments | tojson) + '}' }}
+    {%- if not loop.last %}{{- ',\\n' }}{%- endif %}{%- endfor %}{{- '\\n]</act>' }}
+    {%- else %}{{- '<say>' + m.content + '</say>' }}{%- endif %}"""
+)
 JSON_LIST = (
     "{%- if m.tool_calls %}{{- '[TOOL_CALLS][' }}"
     + _CALLS
@@ -173,6 +182,15 @@ FAMILIES = (
     ),
     Family("section", _framed(SECTION), _SECTION, "name + json in <call>…</call>"),
     Family("ids", _framed(IDS), _SECTION, "call id + json in <call>…</call>", writes_ids=True),
+    Family("numbered", _framed(NUMBERED), _SECTION, "call id + json in <call>…</call>", writes_ids=True),
+    Family(
+        "framed",
+        _framed(FRAMED),
+        ("<act>", "</act>", "<say>", "</say>"),
+        "json list in <act>…</act>",
+        text_beside_calls=False,
+        reasoning=False,
+    ),
     Family(
         "json_list",
         _framed(JSON_LIST),

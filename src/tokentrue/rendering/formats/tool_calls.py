@@ -10,10 +10,12 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 
 from tokentrue.rendering.chat_template import ChatTemplate
 from tokentrue.rendering.formats.bare_json import BareJson
 from tokentrue.rendering.formats.block_glue import BlockGlue, Surroundings, take_apart
+from tokentrue.rendering.formats.blocks import Blocks
 from tokentrue.rendering.formats.gemma import QuotedFields
 from tokentrue.rendering.formats.harmony import Channels
 from tokentrue.rendering.formats.json_calls import JsonList, JsonObject, NamedJson
@@ -62,10 +64,21 @@ def derive_tool_format(
     found = (tokenizer.added_token(text) for text in close_texts)
     probes = Probes.of(template, form, tokenizer, tuple(info.id for info in found if info is not None))
     for recognise in (_channels, _json_calls, _named_json, _quoted_fields, _parameter_tags):
-        recognised = recognise(probes)
+        recognised = _with_text_frame(recognise(probes), probes)
         if recognised is not None and _reads_back(recognised, probes):
             return recognised
     return None
+
+
+def _with_text_frame(recognised: ToolFormat | None, probes: Probes) -> ToolFormat | None:
+    """The same format; markers that the template puts around text (Command R) carry nothing, as a section's."""
+    said = probes.said(probes.message(TEXT))
+    if not isinstance(recognised, Blocks) or said is None:
+        return recognised
+    before, _, behind = said.partition(TEXT)
+    if not before or not behind or not all(map(is_mark, before + behind)):
+        return recognised
+    return replace(recognised, sections=recognised.sections | set(before + behind))
 
 
 def _reads_back(recognised: ToolFormat, probes: Probes) -> bool:
@@ -169,7 +182,9 @@ def _json_list(probes: Probes, around: Surroundings, keys: CallKeys) -> ToolForm
 
 def _named_json(probes: Probes) -> ToolFormat | None:
     ids = [call.id or "" for call in probes.message(None, {}, {}).tool_calls]
-    header, other = (ids[0], ids[1]) if probes.ids_carry_names else (NAME, OTHER_NAME)
+    numbered = _numbered_headers(probes)
+    id_is_name = probes.ids_carry_names or numbered is not None
+    header, other = numbered or ((ids[0], ids[1]) if probes.ids_carry_names else (NAME, OTHER_NAME))
 
     def core(head: str, value: str) -> re.Pattern[str]:
         return re.compile(rf"{re.escape(head)}(?P<separator>[^{{}}]*?)\{{[^{{}}]*{value}[^{{}}]*\}}", re.DOTALL)
@@ -181,17 +196,24 @@ def _named_json(probes: Probes) -> ToolFormat | None:
     if glue is None or found is None or not found["separator"]:
         return None
     separator, id_separator = found["separator"], ""
-    if not probes.ids_carry_names and ids[0] in separator:
+    if not id_is_name and ids[0] in separator:
         id_separator, _, separator = separator.partition(ids[0])
     body = NamedJson(
         glue.open_rest,
         separator,
         glue.close_rest,
         id_separator,
-        id_is_name=probes.ids_carry_names,
+        id_is_name=id_is_name,
         self_closing=glue.closer is None,
     )
     return glue.blocks(probes.marks, body)
+
+
+def _numbered_headers(probes: Probes) -> tuple[str, str] | None:
+    """`functions.NAME:0` and `functions.NAME:1`, where the template makes these call ids itself (Kimi K2)."""
+    two = probes.said(probes.message(None, {KEY: VALUE}, {KEY: OTHER_VALUE}))
+    headers = f"functions.{NAME}:0", f"functions.{OTHER_NAME}:1"
+    return headers if two is not None and all(header in two for header in headers) else None
 
 
 def _quoted_fields(probes: Probes) -> ToolFormat | None:
