@@ -96,7 +96,7 @@ def dynamo_vllm(
 
 
 def _engine(url: str, transport: Transport) -> HttpEngine:
-    return HttpEngine(url, transport, max_retries=0, timeout_s=120.0)
+    return HttpEngine(url, transport, timeout_s=120.0)
 
 
 def requests_in_work(metrics_url: str) -> float:

@@ -54,6 +54,9 @@ class TokentrueError(Exception):
     retryable: bool = False
     """Whether sending the same request again may succeed and can do no harm."""
 
+    partial: PartialGeneration | None = None
+    """What had been sampled when a stream broke off, or a turn was given up: never a sample by itself."""
+
 
 class CallerError(TokentrueError):
     """The call cannot be carried out as it was written."""

@@ -216,6 +216,24 @@ class Generation:
 
 
 @dataclass(frozen=True, slots=True)
+class Delta:
+    """What is new in a stream: some sampled ids, at least one, each with its log-probability.
+
+    Raises:
+        AlignmentError: There are not as many of one as of the other, or none.
+    """
+
+    token_ids: tuple[int, ...]
+    logprobs: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        if not self.token_ids or len(self.token_ids) != len(self.logprobs):
+            raise AlignmentError(
+                f"a delta of {len(self.token_ids)} ids and {len(self.logprobs)} log-probabilities"
+            )
+
+
+@dataclass(frozen=True, slots=True)
 class PartialGeneration:
     """What an engine had sampled when it gave up a turn; rides on an `AbortedError`, never a sample by itself.
 

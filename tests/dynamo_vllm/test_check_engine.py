@@ -29,7 +29,7 @@ def test_the_chat_route_keeps_every_promise(dynamo_vllm, oracle) -> None:
     assert {row.outcome for row in report.rows} == {Outcome.HOLDS}, str(report)
 
 
-def test_the_route_of_vllms_shape_keeps_every_promise_and_counts_nothing(dynamo_vllm, oracle) -> None:
+def test_the_route_of_vllms_shape_keeps_every_promise_and_neither_counts_nor_streams(dynamo_vllm, oracle) -> None:
     title = "Dynamo, vLLM worker, /inference/v1/generate"
     candidate = conformance.dynamo_vllm(
         dynamo_vllm.frontend, dynamo_vllm.worker, VllmTransport(), title, dynamo_vllm.system_port
@@ -37,4 +37,4 @@ def test_the_route_of_vllms_shape_keeps_every_promise_and_counts_nothing(dynamo_
     report = conformance.check(candidate, oracle)
     report.raise_if_broken()
     rows = {row.name for row in report.rows if row.outcome is Outcome.NOT_OFFERED}
-    assert rows == {"prefix reuse"}, str(report)
+    assert rows == {"prefix reuse", "streaming"}, str(report)

@@ -11,7 +11,8 @@ import time
 
 import pytest
 
-from tokentrue.engines.http import HttpEngine, root_of
+from tokentrue.engines.http import HttpEngine
+from tokentrue.engines.http_settings import root_of
 from tokentrue.errors import (
     ConfigError,
     ConnectionFailedError,

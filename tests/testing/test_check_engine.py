@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from functools import lru_cache
@@ -14,7 +15,7 @@ from threadpoolctl import threadpool_limits
 from tokentrue.engines.embedded.engine import MODEL_FOLDER, MODEL_NAME, EmbeddedEngine
 from tokentrue.engines.embedded.transformer import BLOCK_TOKENS
 from tokentrue.errors import OverlongPromptError
-from tokentrue.generation import EngineInfo, GenerateRequest, Generation, LogprobsMode, make_tokens
+from tokentrue.generation import Delta, EngineInfo, GenerateRequest, Generation, LogprobsMode, make_tokens
 from tokentrue.testing import CHECKS, BrokenPromiseError, EngineReport, Outcome, ServerFacts, check_engine
 from tokentrue.tokens import TokenIds
 
@@ -260,6 +261,49 @@ class SamplesOnBehindACancelledTask(Faulty):
         await self.inner.close()
 
 
+class Streams(Faulty):
+    """A good stream, for the faults below."""
+
+    async def stream(self, request):
+        async with contextlib.aclosing(self.inner.stream(self.asked(request))) as parts:
+            async for part in parts:
+                yield part
+
+
+class LosesADelta(Streams):
+    async def stream(self, request):
+        number = 0
+        async with contextlib.aclosing(super().stream(request)) as parts:
+            async for part in parts:
+                number += 1
+                if number != 3:
+                    yield part
+
+
+class StreamsWithoutTheSeed(Streams):
+    async def generate(self, request):
+        return await self.inner.generate(request)
+
+    def asked(self, request):
+        return replace(request, sampling=replace(request.sampling, seed=None, extra={}))
+
+
+class StreamsInOnePiece(Streams):
+    async def stream(self, request):
+        end = await self.inner.generate(request)
+        tokens = end.tokens
+        yield Delta(tuple(tokens.completion_ids.tolist()), tuple(tokens.completion_logprobs.tolist()))
+        yield end
+
+
+class EndsWithoutItsGeneration(Streams):
+    async def stream(self, request):
+        async with contextlib.aclosing(super().stream(request)) as parts:
+            async for part in parts:
+                if isinstance(part, Delta):
+                    yield part
+
+
 @pytest.mark.parametrize(
     ("fault", "checks"),
     [
@@ -281,6 +325,10 @@ class SamplesOnBehindACancelledTask(Faulty):
         (TakesIdsModuloTheVocabulary, {"bad input"}),
         (ServesAnyModel, {"describe", "bad input"}),
         (RaisesWhatNobodyKnows, {"bad input"}),
+        (LosesADelta, {"streaming"}),
+        (StreamsWithoutTheSeed, {"streaming"}),
+        (StreamsInOnePiece, {"streaming"}),
+        (EndsWithoutItsGeneration, {"streaming"}),
         (SwallowsCancelling, {"cancelling"}),
         (SamplesOnBehindACancelledTask, {"cancelling"}),
     ],
@@ -339,6 +387,7 @@ def test_what_an_engine_does_not_tell_is_not_offered_and_the_rest_is_checked_all
     assert {name for name, outcome in rows.items() if outcome is Outcome.NOT_OFFERED} == {
         FORWARD_PASS,
         "prefix reuse",
+        "streaming",
     }, str(report)
     assert not report.broken(), str(report)
 

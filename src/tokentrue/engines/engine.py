@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Protocol, TypeVar
+from collections.abc import AsyncGenerator, Callable, Mapping
+from typing import Protocol, TypeVar, runtime_checkable
 
-from tokentrue.generation import EngineInfo, GenerateRequest, Generation
+from tokentrue.generation import Delta, EngineInfo, GenerateRequest, Generation
 from tokentrue.transports.transport import HttpCall, HttpReply
 
 T = TypeVar("T")
@@ -37,6 +37,22 @@ class Engine(Protocol):
 
     async def close(self) -> None:
         """Release connections and threads; idempotent."""
+        ...
+
+
+@runtime_checkable
+class StreamingEngine(Engine, Protocol):
+    """An engine that also tells ids while they are sampled."""
+
+    def stream(self, request: GenerateRequest) -> AsyncGenerator[Delta | Generation, None]:
+        """Sample one completion; deltas as they come, and last the same `Generation` as `generate` gives.
+
+        Leave it early only by closing it (`async with contextlib.aclosing(engine.stream(request)) as parts`):
+        that stops the sampling.
+
+        Raises:
+            TokentrueError: As `generate`. A stream that breaks off is an error whose `partial` holds what came.
+        """
         ...
 
 

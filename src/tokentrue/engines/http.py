@@ -15,15 +15,15 @@ import asyncio
 import contextlib
 import ssl
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from dataclasses import dataclass, field, replace
 from types import SimpleNamespace
 from typing import TypeVar
-from urllib.parse import urlsplit
 
 import aiohttp
 
 from tokentrue.config import AUTHORIZATION_HEADERS
+from tokentrue.engines.http_settings import checked_headers, root_of, secrets_in
 from tokentrue.errors import (
     ConfigError,
     ConnectionFailedError,
@@ -37,8 +37,9 @@ from tokentrue.errors import (
     TransportError,
     UnknownModelError,
 )
-from tokentrue.generation import EngineInfo, GenerateRequest, Generation, LogprobsMode, with_logprobs_mode
+from tokentrue.generation import Delta, EngineInfo, GenerateRequest, Generation, LogprobsMode, with_logprobs_mode
 from tokentrue.transports.identity import Identity, identity_calls, read_identity
+from tokentrue.transports.streams import StreamReader, no_stream, stream_call
 from tokentrue.transports.transport import HttpCall, HttpReply, ModelCard, Transport
 
 T = TypeVar("T")
@@ -54,27 +55,6 @@ STALE_WITHIN_S = 1.0
 
 LIMIT_QUESTION_S = 30.0
 """How long the question for the context limit may take, and the pause before it is asked again."""
-
-
-def root_of(base_url: str) -> str:
-    """The server's root: `base_url` without a trailing slash and without a trailing `/v1`.
-
-    Raises:
-        ConfigError: It is no http(s) URL, or carries a user, a password, a query or a fragment.
-    """
-    url = base_url.strip().rstrip("/")
-    try:
-        parts = urlsplit(url)
-        port_is_valid = parts.port != 0
-    except ValueError as exc:
-        raise ConfigError(f"base_url is no URL: {exc}") from exc
-    if "@" in parts.netloc:
-        raise ConfigError("base_url carries a user or a password; give the key as api_key")
-    if parts.scheme not in ("http", "https") or not parts.hostname or not port_is_valid:
-        raise ConfigError(f"base_url must be http://host[:port][/path] or https://..., not {base_url!r}")
-    if parts.query or parts.fragment:
-        raise ConfigError(f"base_url must have no query and no fragment: {base_url!r}")
-    return url.removesuffix("/v1").rstrip("/")
 
 
 def error_from(exc: BaseException, where: str) -> TokentrueError:
@@ -106,22 +86,6 @@ def _plain(exc: BaseException) -> str:
     except (AttributeError, TypeError):
         # Some of aiohttp's classes format attributes that only its own constructors set.
         return ""
-
-
-def _checked_headers(headers: Mapping[str, str], what: str) -> dict[str, str]:
-    checked: dict[str, str] = {}
-    for name, value in headers.items():
-        if not isinstance(name, str) or not name or not isinstance(value, str):
-            raise ConfigError(f"{what} must map non-empty names to text: {name!r} does not")
-        if any(mark in name + value for mark in "\r\n\0"):
-            raise ConfigError(f"{what}[{name!r}] holds a line break")
-        checked[name] = value
-    return checked
-
-
-def _secrets_in(headers: Mapping[str, str]) -> list[bytes]:
-    values = (text for name, text in headers.items() if name.lower() in AUTHORIZATION_HEADERS)
-    return [secret.encode() for text in values if (secret := text.removeprefix("Bearer "))]
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,12 +151,12 @@ class HttpEngine:
             raise ConfigError(f"max_connections={max_connections!r} must be >= 1 and {max_retries=} >= 0")
         self._root = root_of(base_url)
         self._transport = transport
-        self._headers = _checked_headers(extra_headers or {}, "extra_headers")
+        self._headers = checked_headers(extra_headers or {}, "extra_headers")
         self._keeps_key = bool(api_key) and not allow_auth_headers
         self._check_auth(self._headers)
-        self._secrets = [*([api_key.encode()] if api_key else []), *_secrets_in(self._headers)]
+        self._secrets = [*([api_key.encode()] if api_key else []), *secrets_in(self._headers)]
         if api_key and not any(name.lower() == "authorization" for name in self._headers):
-            own = _checked_headers({"Authorization": f"Bearer {api_key}"}, "api_key")
+            own = checked_headers({"Authorization": f"Bearer {api_key}"}, "api_key")
             self._headers = {**own, **self._headers}
         self._timeouts = aiohttp.ClientTimeout(
             total=timeout_s, sock_connect=connect_timeout_s, sock_read=timeout_s
@@ -225,15 +189,47 @@ class HttpEngine:
 
     async def generate_by(self, transport: Transport, request: GenerateRequest) -> Generation:
         """`generate`, by another of the server's routes than that of the engine's own codec."""
-        limit = await self._context_limit(request.model)
-        request = replace(request, context_limit=limit)
+        request = replace(request, context_limit=await self._context_limit(request.model))
         call = transport.write_generate(request)
-        if limit is not None and len(request.prompt_ids) >= limit:
-            raise OverlongPromptError(len(request.prompt_ids), limit)
+        _check_length(request)
         generation = await self.exchange(
             call, lambda reply: transport.read_generate(request, reply), request.headers
         )
         return with_logprobs_mode(generation, request.sampling, LogprobsMode.UNKNOWN)
+
+    async def stream(self, request: GenerateRequest) -> AsyncGenerator[Delta | Generation, None]:
+        """Sample one completion as a stream; see `StreamingEngine.stream`.
+
+        It is begun again for the reasons in the module's docstring, and never once a delta was given.
+
+        Raises:
+            UnsupportedParameterError: This transport has no stream of ids.
+            TokentrueError: As `generate`; `partial` holds what came before.
+        """
+        request = replace(request, context_limit=await self._context_limit(request.model))
+        call = stream_call(self._transport, request)
+        _check_length(request)
+        own = checked_headers(request.headers, "headers")
+        self._check_auth(own)
+        spent = 0
+        while True:
+            reader = StreamReader(self._transport, request, lambda text: self._hidden(text, own))
+            progress = _Progress()
+            try:
+                async with self._answered(call, own, self._timeouts, progress) as response:
+                    if response.status != 200 or response.content_type != "text/event-stream":
+                        reply = _reply(response, await response.read())
+                        self._read_secretly(lambda whole: no_stream(self._transport, request, whole), reply, own)
+                    async for chunk in response.content.iter_any():
+                        for delta in reader.feed(chunk):
+                            yield delta
+                yield with_logprobs_mode(reader.generation(), request.sampling, LogprobsMode.UNKNOWN)
+                return
+            except TokentrueError as exc:
+                if reader.has_begun:
+                    exc.partial = exc.partial or reader.partial()
+                    raise
+                spent = await self._may_begin_again(exc, call, progress, spent)
 
     async def exchange(
         self, call: HttpCall, read: Callable[[HttpReply], T], headers: Mapping[str, str] | None = None
@@ -265,13 +261,16 @@ class HttpEngine:
         try:
             return read(reply)
         except TokentrueError:
-            clean = reply.body
-            for secret in (*self._secrets, *_secrets_in(headers)):
-                clean = clean.replace(secret, b"***")
+            clean = self._hidden(reply.body, headers)
             if clean == reply.body:
                 raise
         # Outside of the handler, so that the first error is not chained to this one.
         return read(replace(reply, body=clean))
+
+    def _hidden(self, text: bytes, headers: Mapping[str, str]) -> bytes:
+        for secret in (*self._secrets, *secrets_in(headers)):
+            text = text.replace(secret, b"***")
+        return text
 
     async def describe(self, model: str | None = None) -> EngineInfo:
         """What the server tells of its models and its version; a model's context limit is remembered once told.
@@ -369,7 +368,7 @@ class HttpEngine:
         self, call: HttpCall, headers: Mapping[str, str], timeouts: aiohttp.ClientTimeout, spent: int
     ) -> _Attempt:
         """One whole reply, whatever its status, after `spent` repetitions of the same call."""
-        own = _checked_headers(headers, "headers")
+        own = checked_headers(headers, "headers")
         self._check_auth(own)
         lost = 0
         while True:
@@ -387,6 +386,14 @@ class HttpEngine:
     async def _once(
         self, call: HttpCall, headers: Mapping[str, str], timeouts: aiohttp.ClientTimeout, progress: _Progress
     ) -> HttpReply:
+        async with self._answered(call, headers, timeouts, progress) as response:
+            return _reply(response, await response.read())
+
+    @contextlib.asynccontextmanager
+    async def _answered(
+        self, call: HttpCall, headers: Mapping[str, str], timeouts: aiohttp.ClientTimeout, progress: _Progress
+    ) -> AsyncIterator[aiohttp.ClientResponse]:
+        """The response to one request, its head read; what aiohttp raises becomes ours, while it is read too."""
         pool = await self._opened()
         url = self._root + call.path
         where = f"{call.method} {url}"
@@ -401,13 +408,23 @@ class HttpEngine:
                 trace_request_ctx=progress,
             ) as response:
                 progress.answered = True
-                body = await response.read()
+                yield response
         except aiohttp.ClientResponseError as exc:
             # `from None`: this one's repr() shows the request's headers to whoever logs the chain.
             raise error_from(exc, where) from None
         except (aiohttp.ClientError, OSError) as exc:
             raise error_from(exc, where) from exc
-        return HttpReply(response.status, {k.lower(): v for k, v in response.headers.items()}, body)
+
+    async def _may_begin_again(self, exc: TokentrueError, call: HttpCall, progress: _Progress, spent: int) -> int:
+        """Wait before a stream is begun again, and count it; raise `exc` when it may not be."""
+        if isinstance(exc, EngineBusyError):
+            return await self._waited(exc, spent)
+        if not isinstance(exc, TransportError) or spent >= self._max_retries:
+            raise exc
+        if not _may_repeat(exc, call, progress):
+            raise exc
+        await asyncio.sleep(_backoff_s(spent + 1))
+        return spent + 1
 
     async def _waited(self, busy: EngineBusyError, spent: int) -> int:
         """Wait as the busy server asks, and count it; raise `busy` when it asks too much or too often."""
@@ -416,6 +433,16 @@ class HttpEngine:
             raise busy
         await asyncio.sleep(wait_s)
         return spent + 1
+
+
+def _check_length(request: GenerateRequest) -> None:
+    limit = request.context_limit
+    if limit is not None and len(request.prompt_ids) >= limit:
+        raise OverlongPromptError(len(request.prompt_ids), limit)
+
+
+def _reply(response: aiohttp.ClientResponse, body: bytes) -> HttpReply:
+    return HttpReply(response.status, {k.lower(): v for k, v in response.headers.items()}, body)
 
 
 def _backoff_s(repetition: int) -> float:

@@ -31,6 +31,7 @@ from tokentrue.testing.engine_checks.sampling import (
     several_completions,
     stop_ids_end_a_completion,
 )
+from tokentrue.testing.engine_checks.streaming import deltas_are_the_whole
 from tokentrue.testing.engine_report import BrokenPromiseError, CheckRow, EngineReport, Finding, Law, Outcome
 from tokentrue.testing.engine_subject import NotOfferedError, Oracle, ServerFacts, Subject
 
@@ -63,6 +64,7 @@ CHECKS = (
     Check("n", Law.SAMPLING, several_completions),
     Check("limits", Law.LIMITS, limits_hold_at_every_boundary),
     Check("bad input", Law.ERRORS, bad_input_is_a_typed_error),
+    Check("streaming", Law.EVIDENCE, deltas_are_the_whole),
     Check("cancelling", Law.CANCELLING, cancelling_stops_the_sampling),
 )
 """In the order in which they are made: what the engine says comes first, since later checks compare with it."""

@@ -7,6 +7,7 @@ arrived and what was given up, and waits.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncGenerator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,15 +24,18 @@ from tokentrue.errors import (
     InvalidSamplingError,
     InvalidTokenIdError,
     OverlongPromptError,
+    TokentrueError,
     UnknownModelError,
     UnsupportedParameterError,
 )
 from tokentrue.generation import (
+    Delta,
     EngineInfo,
     FinishReason,
     GenerateRequest,
     Generation,
     LogprobsMode,
+    PartialGeneration,
     Usage,
     WeightSpan,
     make_tokens,
@@ -51,6 +55,15 @@ _STEPS_PER_HANDOVER = 4
 class _Progress:
     over: list[Sequence]
     has_work: bool
+
+
+@dataclass(frozen=True, slots=True)
+class _Submitted:
+    """A sequence on its way; `future` is done when the scheduler is done with it."""
+
+    sequence: Sequence
+    future: asyncio.Future[None]
+    request_id: str
 
 
 class EmbeddedEngine:
@@ -94,6 +107,7 @@ class EmbeddedEngine:
         self._futures: dict[Sequence, asyncio.Future[None]] = {}
         self._request_count = 0
         self._is_closed = False
+        self._next_steps: asyncio.Future[None] | None = None
 
     async def generate(self, request: GenerateRequest) -> Generation:
         """Sample one completion; see `Engine.generate`.
@@ -110,24 +124,67 @@ class EmbeddedEngine:
             EngineFailureError: The computation failed.
             AbortedError: The engine was closed.
         """
+        submitted = self._submit(request)
+        try:
+            await submitted.future
+        except asyncio.CancelledError:
+            self._give_up(submitted)
+            raise
+        return self._generation(request, submitted)
+
+    async def stream(self, request: GenerateRequest) -> AsyncGenerator[Delta | Generation, None]:
+        """Sample one completion as a stream; see `StreamingEngine.stream`. A delta has one to a few ids.
+
+        Raises:
+            TokentrueError: As `generate`; `partial` holds what came before.
+        """
+        submitted = self._submit(request)
+        sequence, told = submitted.sequence, 0
+        try:
+            while True:
+                is_done = submitted.future.done()
+                count = len(sequence.logprobs)  # the worker thread appends the id before its log-probability
+                if count > told:
+                    ids, logprobs = sequence.completion_ids[told:count], sequence.logprobs[told:count]
+                    told = count
+                    yield Delta(tuple(ids), tuple(logprobs))
+                if is_done:
+                    break
+                await asyncio.wait((submitted.future, self._stepped()), return_when=asyncio.FIRST_COMPLETED)
+            await submitted.future
+            yield self._generation(request, submitted)
+        except TokentrueError as exc:
+            known = sequence.completion_ids[:told], sequence.logprobs[:told]
+            exc.partial = PartialGeneration(make_tokens(request.prompt_ids, *known))
+            raise
+        finally:
+            if not submitted.future.done():
+                self._give_up(submitted)
+
+    def _submit(self, request: GenerateRequest) -> _Submitted:
         if self._is_closed:
             raise AbortedError("the embedded engine is closed")
         sequence = self._sequence(request)
         self._request_count += 1
-        request_id = f"embedded-{self._request_count}"
         loop = asyncio.get_running_loop()
         future: asyncio.Future[None] = loop.create_future()
         self._futures[sequence] = future
         self._arrived.append(sequence)
         if self._pump is None or self._pump.done():
             self._pump = loop.create_task(self._run())
-        try:
-            await future
-        except asyncio.CancelledError:
-            self._futures.pop(sequence, None)
-            self._given_up.append(sequence)
-            raise
-        return self._generation(request, sequence, request_id)
+        return _Submitted(sequence, future, f"embedded-{self._request_count}")
+
+    def _give_up(self, submitted: _Submitted) -> None:
+        self._futures.pop(submitted.sequence, None)
+        self._given_up.append(submitted.sequence)
+
+    def _stepped(self) -> asyncio.Future[None]:
+        """Done when the worker thread has taken its next steps."""
+        loop = asyncio.get_running_loop()
+        steps = self._next_steps
+        if steps is None or steps.done() or steps.get_loop() is not loop:
+            self._next_steps = steps = loop.create_future()
+        return steps
 
     async def describe(self, model: str | None = None) -> EngineInfo:  # async: as `Engine` asks
         """What this engine is; `version` is the digest of its weights.
@@ -169,6 +226,8 @@ class EmbeddedEngine:
             except Exception as error:  # noqa: BLE001  (whatever it was, everyone who waits is told)
                 self._fail_all(error)
                 return
+            if self._next_steps is not None and not self._next_steps.done():
+                self._next_steps.set_result(None)
             for sequence in progress.over:
                 future = self._futures.pop(sequence, None)
                 if future is not None and not future.done():
@@ -258,7 +317,8 @@ class EmbeddedEngine:
         if len(prompt_ids) >= self._config.max_position_embeddings:
             raise OverlongPromptError(len(prompt_ids), self._config.max_position_embeddings)
 
-    def _generation(self, request: GenerateRequest, sequence: Sequence, request_id: str) -> Generation:
+    def _generation(self, request: GenerateRequest, submitted: _Submitted) -> Generation:
+        sequence = submitted.sequence
         if sequence.failure is not None:
             raise sequence.failure
         is_stopped = sequence.phase is Phase.STOPPED
@@ -267,7 +327,7 @@ class EmbeddedEngine:
             tokens=make_tokens(request.prompt_ids, sequence.completion_ids, sequence.logprobs),
             finish_reason=FinishReason.STOP if is_stopped else FinishReason.LENGTH,
             stop_reason=sequence.completion_ids[-1] if is_stopped else None,
-            request_id=request_id,
+            request_id=submitted.request_id,
             model=self._model_name,
             usage=Usage(len(request.prompt_ids), count, sequence.cached_tokens),
             prompt_ids_echoed=True,

@@ -24,14 +24,8 @@ async def cancelling_stops_the_sampling(subject: Subject) -> Finding:
     prompt_ids = subject.prompt(20)
     before = await subject.sample(prompt_ids, 4)
     whole_s = await _time_of_one(subject)
-    tasks = [asyncio.ensure_future(_long_request(subject)) for _ in range(REQUESTS)]
-    busy = await _until_in_work(subject, whole_s)
-    done_early = sum(task.done() for task in tasks)
-    require(done_early < REQUESTS, f"{REQUESTS} requests ended before they could be cancelled")
-    for task in tasks:
-        task.cancel()
-    await _all_cancelled(tasks, done_early)
-    idle_s = await _until_idle(subject)
+    busy = await _begun_and_cancelled(subject, whole_s)
+    idle_s = await until_idle(subject)
     started = time.monotonic()
     try:
         async with asyncio.timeout(max(1.0, whole_s) if subject.server.in_work is None else None):
@@ -58,6 +52,23 @@ async def cancelling_stops_the_sampling(subject: Subject) -> Finding:
     )
 
 
+async def _begun_and_cancelled(subject: Subject, whole_s: float) -> float:
+    """Send the requests, cancel them in the middle; gives how many the server worked on."""
+    tasks = [asyncio.ensure_future(_long_request(subject)) for _ in range(REQUESTS)]
+    try:
+        busy = await _until_in_work(subject, whole_s, tasks)
+        done_early = sum(task.done() for task in tasks)
+        require(done_early < REQUESTS, f"{REQUESTS} requests ended before they could be cancelled")
+        for task in tasks:
+            task.cancel()
+        await _all_cancelled(tasks, done_early)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.wait(tasks, timeout=GIVE_UP_S)
+    return busy
+
+
 def _long_count(subject: Subject) -> int:
     return min(900, subject.context_limit - 40)
 
@@ -72,13 +83,16 @@ async def _time_of_one(subject: Subject) -> float:
     return time.monotonic() - started
 
 
-async def _until_in_work(subject: Subject, whole_s: float) -> float:
+async def _until_in_work(subject: Subject, whole_s: float, tasks: Sequence[asyncio.Future[None]]) -> float:
     """Wait until the server works on the requests, by its own count or for a tenth of their time."""
     if subject.server.in_work is None:
         await asyncio.sleep(whole_s / 10)
         return 0.0
     deadline = time.monotonic() + GIVE_UP_S
     while (busy := await subject.server.in_work()) < REQUESTS / 2:
+        for task in tasks:
+            if task.done():
+                task.result()  # a request that failed says more than a count that does not rise
         require(time.monotonic() < deadline, f"{REQUESTS} requests were sent and the server works on {busy:.0f}")
         await asyncio.sleep(0.01)
     return busy
@@ -96,7 +110,8 @@ async def _all_cancelled(tasks: Sequence[asyncio.Future[None]], done_early: int)
     require(answered <= done_early, f"{answered - done_early} requests were cancelled and answered all the same")
 
 
-async def _until_idle(subject: Subject) -> float:
+async def until_idle(subject: Subject) -> float:
+    """Wait until the server works on nothing, by its own count where there is one; gives how long that took."""
     started = time.monotonic()
     while subject.server.in_work is not None and (busy := await subject.server.in_work()) > 0:
         waited_s = time.monotonic() - started
