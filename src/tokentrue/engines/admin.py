@@ -21,7 +21,8 @@ from enum import Enum
 from typing import Protocol, Self, TypeVar
 
 from tokentrue.engines.engine import Server
-from tokentrue.engines.http import HttpEngine, root_of
+from tokentrue.engines.http import HttpEngine
+from tokentrue.engines.http_settings import root_of
 from tokentrue.errors import (
     ConfigError,
     EngineError,
