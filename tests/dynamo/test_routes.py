@@ -148,6 +148,7 @@ def test_the_route_that_is_configured(dynamo, client_type, dynamo_route, expecte
             renderer_transport="dynamo",
             renderer="embedded",
             dynamo_route=dynamo_route,
+            measure_logprobs=False,
             api_base_url=dynamo.frontend.url,
             max_retries=0,
         )
