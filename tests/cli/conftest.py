@@ -77,6 +77,9 @@ class _Server(BaseHTTPRequestHandler):
         """vLLM's token route: always `sampled`, each id at log-probability -0.5."""
         asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         type(self).authorization.append(self.headers["Authorization"] or "")
+        if "token_ids" not in asked:
+            self.send_error(400 if self.path == "/inference/v1/generate" else 404)
+            return
         items = [{"token": f"token_id:{i}", "logprob": -0.5, "top_logprobs": []} for i in self.sampled]
         choice = {"index": 0, "token_ids": self.sampled, "finish_reason": "stop", "logprobs": {"content": items}}
         body = json.dumps({"request_id": "r", "choices": [choice], "prompt_token_ids": asked["token_ids"]})

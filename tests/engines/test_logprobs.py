@@ -203,7 +203,7 @@ def test_a_measured_engine_asks_once_and_only_when_it_matters():
         assert {found.logprobs_mode for found in turns} == {LogprobsMode.SCALED}
         asked = len(inner.asked)
         assert 54 <= asked <= 59
-        await engine.measured("m", PROMPT)
+        await engine.measured(GenerateRequest("m", TokenIds(PROMPT)))
         assert len(inner.asked) == asked
         assert (await engine.describe("m")).logprobs_mode is LogprobsMode.SCALED
         assert (await engine.describe()).logprobs_mode is LogprobsMode.SCALED
@@ -248,7 +248,7 @@ def test_a_failure_to_measure_fails_no_turn_and_is_told(caplog):
             assert found.logprobs_mode is LogprobsMode.UNKNOWN
         assert len(asked) == 1
         with pytest.raises(TokentrueError, match="no more of that"):
-            await failing.measured("m", PROMPT)
+            await failing.measured(GenerateRequest("m", TokenIds(PROMPT)))
         assert (await turn(engine, temperature=0.5)).logprobs_mode is LogprobsMode.RAW
 
     asyncio.run(run())

@@ -7,8 +7,9 @@ from dataclasses import replace
 
 import pytest
 
+from tokentrue.cli.report import summary_lines
 from tokentrue.errors import EngineFailureError
-from tokentrue.generation import Usage, make_tokens
+from tokentrue.generation import LogprobsMode, Usage, make_tokens
 from tokentrue.messages import Message
 from tokentrue.rollouts.environment import EpisodeState, MultiTurnEnv, StopReason
 from tokentrue.rollouts.laws import Law
@@ -166,3 +167,30 @@ def test_cached_tokens_are_summed_over_those_that_were_told():
     """An engine that says nothing is not an engine that cached nothing."""
     turns = [replace(t, turn=replace(t.turn, usage=Usage())) for t in played().turns]
     assert summarize((), turns).cached_tokens is None
+
+
+def with_modes(turns, *modes):
+    """The turns, meaning these by their log-probabilities, in turn."""
+    return [
+        replace(turn, turn=replace(turn.turn, logprobs_mode=modes[index % len(modes)]))
+        for index, turn in enumerate(turns)
+    ]
+
+
+def test_log_probabilities_of_two_meanings_are_counted_and_loud():
+    """No trainer can use them together, and the summary says so instead of failing."""
+    turns = played().turns
+    mixed = summarize((), with_modes(turns, LogprobsMode.RAW, LogprobsMode.PROCESSED))
+    assert mixed.has_mixed_logprobs
+    assert set(mixed.logprobs_modes) == {LogprobsMode.RAW, LogprobsMode.PROCESSED}
+    assert any("MIXED" in line for line in summary_lines(mixed))
+    assert broken_laws(with_modes(turns, LogprobsMode.RAW, LogprobsMode.PROCESSED)) == {Law.NOTHING_LOST}
+    alike = summarize((), with_modes(turns, LogprobsMode.RAW, LogprobsMode.ALIKE))
+    assert not alike.has_mixed_logprobs
+    assert alike.laws_hold
+    assert not any("MIXED" in line for line in summary_lines(alike))
+
+
+def test_unmeasured_log_probabilities_are_told():
+    lines = summary_lines(summarize((), played().turns))
+    assert any("unknown" in line and "was not measured" in line for line in lines)

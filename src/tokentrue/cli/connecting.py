@@ -13,7 +13,7 @@ from tokentrue.engines.engine import Engine
 from tokentrue.engines.http import HttpEngine
 from tokentrue.engines.logprobs import MeasuredEngine, MeasuredLogprobs
 from tokentrue.errors import ConfigError
-from tokentrue.generation import EngineInfo, LogprobsMode, reads_alike
+from tokentrue.generation import EngineInfo, GenerateRequest, LogprobsMode, reads_alike
 from tokentrue.messages import Message
 from tokentrue.rendering.renderer import Renderer, load_renderer
 from tokentrue.rendering.tokenizer import Tokenizer
@@ -89,7 +89,7 @@ class Connection:
             why = "temperature 1, nothing truncated: every meaning is the same number, and none was measured"
             return MeasuredLogprobs(LogprobsMode.ALIKE, why)
         asking = self.renderer.render_ids([Message(role="user", content="Tell me a story.")])
-        return await engine.measured(self.model, asking, self.renderer.vocab_size)
+        return await engine.measured(GenerateRequest(self.model, asking, vocab_size=self.renderer.vocab_size))
 
 
 async def connect(choice: EngineChoice) -> Connection:
@@ -143,7 +143,7 @@ def _embedded(choice: EngineChoice, renderer: Renderer) -> Engine:
 async def _server(choice: EngineChoice) -> tuple[EngineInfo, Engine]:
     if choice.transport not in TRANSPORTS:
         raise ConfigError(f"--transport must be one of {', '.join(TRANSPORTS)}, not {choice.transport!r}")
-    key = _api_key(choice.api_key_env)
+    key = api_key_of(choice.api_key_env, "--api-key-env")
     transport = TRANSPORTS[choice.transport]
     # A person waits for this first question: a server that is not there is told at once, not after retries.
     async with HttpEngine(choice.engine, transport, api_key=key, timeout_s=30.0, max_retries=0) as asked:
@@ -152,12 +152,17 @@ async def _server(choice: EngineChoice) -> tuple[EngineInfo, Engine]:
     return info, MeasuredEngine(DynamoEngine(server) if choice.transport == "dynamo" else server)
 
 
-def _api_key(variable: str) -> str | None:
+def api_key_of(variable: str, option: str) -> str | None:
+    """The key in an environment variable, or None where none is named.
+
+    Raises:
+        ConfigError: The variable is not set; names the option that asked for it.
+    """
     if not variable:
         return None
     key = os.environ.get(variable, "")
     if not key:
-        raise ConfigError(f"--api-key-env: the environment variable {variable!r} is not set or empty")
+        raise ConfigError(f"{option}: the environment variable {variable!r} is not set or empty")
     return key
 
 

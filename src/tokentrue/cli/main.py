@@ -9,6 +9,7 @@ import click
 import tokentrue
 from tokentrue.cli.certify import certify
 from tokentrue.cli.demo import demo
+from tokentrue.cli.doctor import doctor
 from tokentrue.cli.door import run_command
 from tokentrue.cli.inspect import inspect
 from tokentrue.cli.rollout import rollout
@@ -28,6 +29,7 @@ cli.add_command(rollout)
 cli.add_command(inspect)
 cli.add_command(demo)
 cli.add_command(certify)
+cli.add_command(doctor)
 
 
 def main() -> None:

@@ -130,35 +130,35 @@ class MeasuredLogprobs:
 
 
 async def measure_logprobs_mode(
-    engine: Engine, model: str, prompt_ids: Sequence[int] | TokenIds, headers: Mapping[str, str] | None = None
+    engine: Engine,
+    model: str,
+    prompt_ids: Sequence[int] | TokenIds,
+    *,
+    vocab_size: int | None = None,
+    headers: Mapping[str, str] | None = None,
 ) -> MeasuredLogprobs:
     """What `engine`'s log-probabilities mean, by three requests for a few tokens, or some more.
 
     Args:
         prompt_ids: A prompt of the model, best one after which several ids are likely; where it does not tell,
             its beginnings are tried.
+        vocab_size: As in `GenerateRequest`; SGLang demands it.
 
     Raises:
         EngineError, TransportError: The engine could not be asked.
     """
-    return await measure(asks_of(engine, model, prompt_ids, headers))
-
-
-def asks_of(
-    engine: Engine,
-    model: str,
-    prompt_ids: Sequence[int] | TokenIds,
-    headers: Mapping[str, str] | None = None,
-    vocab_size: int | None = None,
-) -> list[Ask]:
-    """A prompt and some of its beginnings as `Ask`s; SGLang is sent nothing without a known vocabulary."""
     whole = prompt_ids if isinstance(prompt_ids, TokenIds) else TokenIds(prompt_ids)
+    request = GenerateRequest(model, whole, vocab_size=vocab_size, headers=dict(headers or {}))
+    return await measure(asks_of(engine, request))
+
+
+def asks_of(engine: Engine, request: GenerateRequest) -> list[Ask]:
+    """The prompt of a request and some of its beginnings as `Ask`s."""
+    whole = request.prompt_ids
     lengths = dict.fromkeys(max(1, len(whole) * quarters // 4) for quarters in (4, 3, 2, 1))
 
     def ask_with(ids: TokenIds) -> Ask:
-        return lambda sampling: engine.generate(
-            GenerateRequest(model, ids, sampling, vocab_size, headers=dict(headers or {}))
-        )
+        return lambda sampling: engine.generate(replace(request, prompt_ids=ids, sampling=sampling))
 
     return [ask_with(whole if length == len(whole) else TokenIds(whole[:length])) for length in lengths]
 
@@ -308,18 +308,19 @@ class MeasuredEngine:
             generation,
             request.model,
             request.sampling,
-            lambda: asks_of(self.engine, request.model, request.prompt_ids, request.headers, request.vocab_size),
+            lambda: asks_of(self.engine, request),
         )
 
-    async def measured(
-        self, model: str, prompt_ids: Sequence[int] | TokenIds, vocab_size: int | None = None
-    ) -> MeasuredLogprobs:
-        """What the log-probabilities mean, measured now unless they were before.
+    async def measured(self, request: GenerateRequest) -> MeasuredLogprobs:
+        """What the log-probabilities of the request's model mean, measured now unless they were before.
+
+        Args:
+            request: Its prompt is asked about; its sampling parameters are not used.
 
         Raises:
             EngineError, TransportError: The engine could not be asked.
         """
-        return await self.modes.measured(model, asks_of(self.engine, model, prompt_ids, None, vocab_size))
+        return await self.modes.measured(request.model, asks_of(self.engine, request))
 
     async def describe(self, model: str | None = None) -> EngineInfo:
         """See `Engine.describe`; with what was measured so far."""

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import TypeAlias
 
-from tokentrue.errors import AlignmentError
+from tokentrue.errors import AlignmentError, LogprobsMeaningError
 from tokentrue.messages import Message
 from tokentrue.rollouts.trajectory import TurnRecord
 from tokentrue.sessions.samples import training_samples
@@ -153,7 +153,7 @@ def _check_nothing_lost(episodes: _Episodes) -> LawCheck:
 def _lost_or_invented(turns: Sequence[Turn]) -> str:
     try:
         samples = training_samples(turns)
-    except (AlignmentError, IndexError) as exc:
+    except (AlignmentError, LogprobsMeaningError, IndexError) as exc:
         return f"no training samples can be built: {exc}"
     sampled = sorted(
         pair
