@@ -37,7 +37,8 @@ TokentrueError
 └── RecordError                    a record cannot be written or read
 
 Warnings, which are no errors: `SpelledMarkerWarning`, a message spells a special token; `FastPathWarning`, a
-template depends on the middle of a conversation although probing it found nothing.
+template depends on the middle of a conversation although probing it found nothing; `FastTokenizerWarning`, a
+faster tokenizer library gives other ids and is not used.
 """
 
 from __future__ import annotations
@@ -122,6 +123,10 @@ class TemplateRenderError(TemplateError):
 
 class SpelledMarkerError(TemplateRenderError):
     """Under `spelled_markers="escape"`: it cannot be told who wrote a special token, or it cannot be kept text."""
+
+
+class FastTokenizerWarning(UserWarning):
+    """A faster tokenizer library gives other ids than `tokenizers`, and is not used; says for which text."""
 
 
 class SpelledMarkerWarning(UserWarning):

@@ -46,6 +46,7 @@ WRONG = [
     ("template_kwargs", [1], "mapping"),
     ("spelled_markers", "strip", "'as_template', 'escape'"),
     ("dynamo_route", "chat", "'auto', 'generate', 'token_data'"),
+    ("fast_tokenizer", "quick", "'off', 'auto', 'gigatoken'"),
     ("bridge_tokenizer", "remote", "'engine'"),
     ("on_unsupported", "ignore", "'warn'"),
     ("clip_max_tokens", 1, "true or false"),

@@ -149,7 +149,11 @@ async def _loaded(config: ClientConfig) -> Renderer | None:
         return None
     folder = MODEL_FOLDER if name == "embedded" else Path(name)
     return await asyncio.to_thread(
-        load_renderer, folder, template_kwargs=config.template_kwargs, spelled_markers=config.spelled_markers
+        load_renderer,
+        folder,
+        template_kwargs=config.template_kwargs,
+        spelled_markers=config.spelled_markers,
+        fast_tokenizer=config.fast_tokenizer,
     )
 
 

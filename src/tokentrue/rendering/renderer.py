@@ -22,6 +22,7 @@ from tokentrue.rendering.certificate import (
 )
 from tokentrue.rendering.chat_template import ChatTemplate
 from tokentrue.rendering.contract import Messages, Tools
+from tokentrue.rendering.fast_tokenizer import with_fast
 from tokentrue.rendering.formats.reasoning import derive_reasoning
 from tokentrue.rendering.formats.tool_calls import derive_tool_format
 from tokentrue.rendering.formats.tool_format import ToolFormat
@@ -303,6 +304,7 @@ def load_renderer(
     stop_token_ids: Sequence[int] = (),
     now: datetime | None = None,
     spelled_markers: str = "as_template",
+    fast_tokenizer: str = "off",
 ) -> Renderer:
     """Read a Hugging Face tokenizer folder and derive everything from it.
 
@@ -318,17 +320,19 @@ def load_renderer(
         spelled_markers: What becomes of message text that spells a special token: "as_template" makes it that
             token, as engines and training pipelines do; "escape" keeps it plain text. Either way there is a
             `SpelledMarkerWarning`.
+        fast_tokenizer: A faster library for ids, used where it proves equal to `tokenizers`: "off", "gigatoken",
+            or "auto", which is that where it is installed. Another id is a `FastTokenizerWarning`, and it is off.
 
     What is proved about a template is kept in `~/.cache/tokentrue` (see `ProofCache.of_environment`).
 
     Raises:
         TokenizerFolderError: The folder, or a file in it, is missing or unreadable.
         TemplateRenderError: The chat template is not valid Jinja.
-        ConfigError: `spelled_markers` is none of its values.
+        ConfigError: `spelled_markers` or `fast_tokenizer` is none of its values, or that library is not installed.
     """
     policy = MarkerPolicy.named(spelled_markers)
     folder = EMBEDDED_FOLDER if str(path_or_name) == "embedded" else Path(path_or_name)
-    tokenizer = Tokenizer.load(folder)
+    tokenizer = with_fast(Tokenizer.load(folder), folder, fast_tokenizer)
     default, tool_use = read_chat_templates(folder, tokenizer.config)
     template = ChatTemplate(
         default=default,

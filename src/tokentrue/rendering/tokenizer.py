@@ -9,15 +9,21 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
+import numpy as np
 import tokenizers
 import tokenizers.models
 
 from tokentrue.errors import InvalidTokenIdError, TemplateRenderError, TokenizerFolderError
+from tokentrue.rendering.run_memory import Key, Run, RunMemory, run_of
+
+_WORTH_KEEPING = 512
+"""Texts shorter than this are encoded whole: looking for their runs would cost as much."""
 
 _SPECIAL_NAMES = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 
@@ -32,6 +38,14 @@ def _read_json(path: Path) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise TokenizerFolderError(f"{path} must hold a JSON object, not {type(value).__name__}")
     return value
+
+
+class IdsOnly(Protocol):
+    """A faster library: ids, and nothing else."""
+
+    def encode(self, text: str) -> list[int]:
+        """The ids of `text`, as `Tokenizer.encode` gives them, from any number of threads."""
+        ...
 
 
 def _token_text(value: Any) -> str | None:
@@ -69,19 +83,27 @@ class Tokenizer:
         backend: The loaded library object.
         config: `tokenizer_config.json`.
         content_hash: SHA-256 of `tokenizer.json`, in hex.
+        fast: A faster library that was proved to give the same ids (`fast_tokenizer`).
     """
 
     backend: tokenizers.Tokenizer = field(repr=False)
     config: dict[str, Any] = field(repr=False)
     content_hash: str
+    fast: IdsOnly | None = field(default=None, repr=False, compare=False)
     _added: dict[str, AddedTokenInfo] = field(default_factory=dict, init=False, repr=False)
     _added_ids: dict[int, AddedTokenInfo] = field(default_factory=dict, init=False, repr=False)
+    _runs: RunMemory | None = field(default=None, init=False, repr=False, compare=False)
+    _matchers: list[AddedTokenMatcher] = field(default_factory=list, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
+        single = False
         for token_id, token in self.backend.get_added_tokens_decoder().items():
             info = AddedTokenInfo(token_id, token.content, token.special, token.lstrip or token.rstrip)
             self._added[token.content] = info
             self._added_ids[token_id] = info
+            single = single or token.single_word
+        # Whether such a token is matched depends on what stands beside it, across the end of a run.
+        object.__setattr__(self, "_runs", None if single else RunMemory())
 
     @classmethod
     def load(cls, folder: Path) -> Tokenizer:
@@ -148,14 +170,55 @@ class Tokenizer:
 
     def encode(self, text: str) -> list[int]:
         """The ids of `text`; spelled special tokens become their ids, nothing is put around."""
+        if self.fast is not None:
+            return self.fast.encode(_valid(text))
+        found = self._by_runs(text, with_offsets=False)
+        if found is not None:
+            joined: list[int] = np.concatenate([run.ids for _, run in found]).tolist()
+            return joined
         # encode_batch_fast releases the GIL for the whole call, encode holds it (110 ms at 32k tokens).
         ids: list[int] = self.backend.encode_batch_fast([_valid(text)], add_special_tokens=False)[0].ids
         return ids
 
     def encode_with_offsets(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
         """The ids of `text` and, for each, the characters [start, end) that it stands for."""
+        found = self._by_runs(text, with_offsets=True)
+        if found is not None:
+            ids: list[int] = np.concatenate([run.ids for _, run in found]).tolist()
+            places = np.concatenate([run.offsets + start for start, run in found if run.offsets is not None])
+            return ids, [(start, end) for start, end in places.tolist()]
         encoding = self.backend.encode_batch([_valid(text)], add_special_tokens=False)[0]
         return encoding.ids, encoding.offsets
+
+    def encode_all(self, texts: Sequence[str]) -> list[list[int]]:
+        """The ids of each of `texts`, as `tokenizers` gives them; nothing is remembered."""
+        valid = [_valid(text) for text in texts]
+        return [each.ids for each in self.backend.encode_batch_fast(valid, add_special_tokens=False)]
+
+    def _by_runs(self, text: str, *, with_offsets: bool) -> list[tuple[int, Run]] | None:
+        """The runs of `text` and the added tokens in front of them, with their places; None: encode it whole."""
+        if self._runs is None or len(text) < _WORTH_KEEPING:
+            return None
+        if not self._matchers:
+            self._matchers.append(self.matcher())
+        cuts = [(0, 0), *self._matchers[0].places(text)]
+        ends = [*(start for start, _ in cuts[1:]), len(text)]
+        keys = [(text[start:cut], text[cut:end]) for (start, cut), end in zip(cuts, ends, strict=True)]
+        known = {
+            key: run for key in keys if (run := self._runs.get(key)) and (run.has_offsets or not with_offsets)
+        }
+        missing = [key for key in dict.fromkeys(keys) if key not in known]
+        known.update(zip(missing, self._encode_runs(missing, with_offsets=with_offsets), strict=True))
+        if any(front and int(known[front, run].ids[0]) not in self._added_ids for front, run in missing):
+            return None  # the token in front does not stay one there, so it is no boundary
+        for key in missing:
+            self._runs.put(key, known[key])
+        return [(start, known[key]) for (start, _), key in zip(cuts, keys, strict=True)]
+
+    def _encode_runs(self, keys: Sequence[Key], *, with_offsets: bool) -> list[Run]:
+        encode = self.backend.encode_batch if with_offsets else self.backend.encode_batch_fast
+        encodings = encode([_valid(front + run) for front, run in keys], add_special_tokens=False)
+        return [run_of(each.ids, each.offsets if with_offsets else None) for each in encodings]
 
     def decode(self, ids: Iterable[int]) -> str:
         """The text of `ids`, special tokens included. Lossy where ids cut a character: never a carrier."""
@@ -166,7 +229,15 @@ class Tokenizer:
         """What finds added tokens in a text exactly as `encode` does, at a tenth of its cost and less."""
         # Of one symbol only: whatever is between two added tokens is one unknown word to it.
         backend = self._with_added(tokenizers.models.WordLevel({"\0": 0}, unk_token="\0"), {})
-        return AddedTokenMatcher(backend, self, _ids_of(backend, self._added, {}))
+        return AddedTokenMatcher(backend, self, _ids_of(backend, self._added, {}), self._pattern())
+
+    def _pattern(self) -> re.Pattern[str] | None:
+        """What finds added tokens faster still; None where one of them is matched by more than its spelling."""
+        tokens = self.backend.get_added_tokens_decoder().values()
+        if any(each.normalized or each.single_word or each.lstrip or each.rstrip for each in tokens):
+            return None
+        spelled = sorted((each.content for each in tokens if each.content), key=len, reverse=True)
+        return re.compile("|".join(map(re.escape, spelled)) or "(?!)")
 
     def renamed(self, names: Mapping[int, str]) -> RenamedTokenizer:
         """The same tokenizer, with other spellings for some added tokens; the model's tables are shared.
@@ -247,6 +318,15 @@ class AddedTokenMatcher:
     backend: tokenizers.Tokenizer = field(repr=False)
     tokenizer: Tokenizer = field(repr=False)
     _ids: Mapping[int, int] = field(repr=False)
+    _pattern: re.Pattern[str] | None = field(repr=False)
+
+    def places(self, text: str) -> list[tuple[int, int]]:
+        """Where the added tokens in `text` stand, in order, with the white space that they swallow."""
+        if self._pattern is not None:
+            return [found.span() for found in self._pattern.finditer(text)]
+        encoding = self.backend.encode_batch([_valid(text)], add_special_tokens=False)[0]
+        found = zip(encoding.ids, encoding.offsets, strict=True)
+        return [(start, end) for own_id, (start, end) in found if own_id in self._ids]
 
     def find(self, text: str) -> tuple[Match, ...]:
         """The added tokens in `text`, in order; white space that they swallow is left out."""
