@@ -47,8 +47,13 @@ Give it `oracle=` (a forward pass of the same weights) to have the log-probabili
 server's own count. `tolerance=` is 1e-4 nats, right for single precision; bf16 needs about 0.1.
 
 Every engine below serves the embedded model's weights, on CPU. "–" means that the engine does not offer what
-would be checked; the reason is told. Not in the table: SGLang, which has no build for this machine, and whose
-transport is tested on recorded replies.
+would be checked; the reason is told. Not in the table: SGLang, which has no package for CPUs; its transport is
+tested on recorded replies.
+
+How sharp 1e-4 nats is, measured once over 5760 ids behind rendered prompts, at temperatures 0 to 2: vLLM is at
+most 9.7e-5 from transformers in float32 (99 % within 6.7e-6), the embedded engine 8.9e-5. Over the same ids
+transformers in float32 is itself up to 1.9e-4 from float64: there the model, not the engine, is ill-conditioned.
+So expect a rare id beyond 1e-4 on a larger model, and give a larger `tolerance=` there.
 """
 
 
