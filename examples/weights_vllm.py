@@ -23,7 +23,7 @@ async def main(url: str, model: str, folder: str) -> None:
     )
     session = Session()
     async with make_admin("vllm", url) as admin, await make_client(config, clock=admin) as client:
-        sampling = {"max_tokens": 600, "ignore_eos": True, "temperature": 1.0}
+        sampling = {"max_tokens": 600, "min_tokens": 600, "temperature": 1.0}  # long enough to be interrupted
         turn = asyncio.create_task(client.get_response(QUESTION, model, sampling, session=session))
         await asyncio.sleep(0.5)
         await admin.update_weights(folder, version="step-1", mode=PauseMode.ABORT)
