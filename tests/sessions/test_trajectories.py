@@ -55,6 +55,13 @@ def test_logprobs_are_what_the_trainer_asked_for_or_nothing_comes(found, wanted)
         assert wanted.value in str(caught.value)
 
 
+def test_a_sample_of_unknown_meaning_is_warned_about(caplog) -> None:
+    session_samples([meaning(LogprobsMode.RAW)])
+    assert not caplog.records
+    session_samples([meaning(LogprobsMode.UNKNOWN)])
+    assert "unknown meaning" in caplog.text
+
+
 def test_two_meanings_in_one_session_are_refused() -> None:
     """Also where nobody asked for one of them."""
     mixed = [meaning(LogprobsMode.RAW), meaning(LogprobsMode.PROCESSED, 1)]

@@ -9,6 +9,7 @@ that an engine rendered may happen to be so, and then it, too, is no sample of i
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from enum import Enum
@@ -20,6 +21,8 @@ from tokentrue.generation import LogprobsMode, check_logprobs_mode
 from tokentrue.sessions.samples import TrainingSample, bridged_anchors, training_samples
 from tokentrue.tokens import Logprobs, TokenIds, TurnTokens
 from tokentrue.turns import Turn
+
+_LOGGER = logging.getLogger(__name__)
 
 
 class Cut(Enum):
@@ -146,7 +149,7 @@ def session_samples(
         is_trained: False masks every id, as for an episode that ended in an error.
         turns_without_ids: `Session.turns_without_ids`; only counted.
         logprobs_mode: What the trainer takes log-probabilities for; None takes what there is, which
-            `TrainingSample.logprobs_mode` says.
+            `TrainingSample.logprobs_mode` says, and a warning is logged where nobody knows what that is.
 
     Raises:
         LogprobsMeaningError: Log-probabilities do not mean `logprobs_mode`, or not all the same.
@@ -157,6 +160,11 @@ def session_samples(
         for turn in turns:
             check_logprobs_mode(turn.logprobs_mode, logprobs_mode, f"turn {turn.index}")
     whole = training_samples(turns, prefix_anchors(turns))
+    if any(sample.logprobs_mode is LogprobsMode.UNKNOWN for sample in whole):
+        _LOGGER.warning(
+            "a training sample has log-probabilities of unknown meaning: measure the endpoint (measure_logprobs), "
+            "or sample at temperature 1 with all parameters given"
+        )
     cuts = tuple(Cut.WHOLE for _ in turns)
     if max_seq_len is not None:
         cuts = tuple(cut_tokens(turn.tokens, max_seq_len).cut for turn in turns)
