@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 import sys
 import time
 from collections.abc import Iterator
@@ -90,6 +91,15 @@ def test_a_dead_port_is_one_line() -> None:
     failure = failure_of(run_command("doctor", f"http://127.0.0.1:{free_ports(1)[0]}"))
     assert failure.code == 1
     assert "does a server listen there" in failure.line
+
+
+def test_a_port_that_never_answers_is_one_line_in_time() -> None:
+    begun = time.monotonic()
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        failure = failure_of(run_command("doctor", f"http://127.0.0.1:{silent.getsockname()[1]}", "--timeout", 1))
+    assert failure.code == 1
+    assert "Timeout" in failure.line
+    assert time.monotonic() - begun < 20
 
 
 def test_https_where_http_is_spoken_is_one_line(serve) -> None:

@@ -35,13 +35,12 @@ def test_with_everything_on_one_can_train_and_the_configuration_works(vllm, tmp_
     assert time.monotonic() - begun < 30
     assert (code, report["can_train"], report["engine"], report["version"]) == (0, True, "vllm", "0.32.0")
     levels = {name: finding["level"] for name, finding in found.items()}
-    expected = dict.fromkeys(levels, "ok") | {"weight control": "note"}
-    assert levels == expected | ({} if tokenizer else {"tokenizer": "note"})
+    assert levels == dict.fromkeys(levels, "ok") | ({} if tokenizer else {"tokenizer": "note"})
     assert "echoed" in found["ids honoured"]["evidence"]
     assert "not echoed" not in found["ids honoured"]["evidence"]
     assert found["logprob meaning"]["evidence"].startswith("raw: ")
     assert "224 read from the cache" in found["prefix cache"]["evidence"]
-    assert "VLLM_SERVER_DEV_MODE=1" in found["weight control"]["advice"]
+    assert "GET /weight_info tells 'default'" in found["weight control"]["evidence"]
     assert "OverlongPromptError" in found["errors"]["evidence"]
     assert exchange(vllm.url, models_call()).status == 200
     # Without a tokenizer the server parses tool calls, and this one was started without a parser.
@@ -61,8 +60,8 @@ def test_without_the_two_flags_it_says_which_ones(tmp_path) -> None:
         assert exchange(server.url, models_call()).status == 200
 
 
-def test_scale_out_alone_leaves_the_cache_uncounted_and_weights_can_be_looked_at(tmp_path) -> None:
-    settings = {"VLLM_SERVER_DEV_MODE": "1"}
+def test_scale_out_alone_leaves_the_cache_uncounted_and_the_weights_alone(tmp_path) -> None:
+    settings = {"VLLM_SERVER_DEV_MODE": "0"}
     left_out = frozenset({"--enable-prompt-tokens-details"})
     flags = ("--logprobs-mode", "processed_logprobs")
     python = ensure_vllm()
@@ -72,4 +71,5 @@ def test_scale_out_alone_leaves_the_cache_uncounted_and_weights_can_be_looked_at
         assert found["prefix cache"]["level"] == "note"
         assert "--enable-prompt-tokens-details" in found["prefix cache"]["advice"]
         assert found["logprob meaning"]["evidence"].startswith("processed: ")
-        assert "GET /weight_info tells 'default'" in found["weight control"]["evidence"]
+        assert found["weight control"]["level"] == "note"
+        assert "VLLM_SERVER_DEV_MODE=1" in found["weight control"]["advice"]

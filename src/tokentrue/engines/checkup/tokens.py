@@ -121,9 +121,13 @@ async def probe_cache(patient: Patient) -> Look:
     length = min(_LONG_PROMPT, (patient.info.context_limit or 2 * _LONG_PROMPT) // 2)
     ids = list(patient.prompt_ids)
     prompt = TokenIds((ids * (length // len(ids) + 1))[:length])
-    await patient.sampled(prompt, max_tokens=1)
-    second = await patient.sampled(prompt, max_tokens=1)
-    cached = second.usage.cached_tokens
+    # By the server's own codec: of Dynamo's two routes only the chat route counts cached ids.
+    request = patient.request(prompt, temperature=0.0, max_tokens=1)
+    try:
+        await patient.server.generate(request)
+        cached = (await patient.server.generate(request)).usage.cached_tokens
+    except EvidenceError:
+        cached = None  # That route ignores ids; the one that ids travel by was looked at before.
     advice = CACHE_ADVICE.get(patient.engine, "")
     if cached is None:
         return Look(Level.NOTE, f"a prompt of {length} ids, sent twice: cached ids are not counted", advice)
