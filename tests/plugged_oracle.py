@@ -60,13 +60,20 @@ def _calls_as_json(text: str) -> str:
     )
 
 
+def _json_or_none(text: str) -> object:
+    try:
+        return json.loads(text)
+    except ValueError:
+        return None
+
+
 def _results_as_text(text: str) -> str:
     def plain(match: re.Match[str]) -> str:
-        try:
-            value = json.loads(match[2])
-        except ValueError:
-            value = None
-        return match[1] + (value if isinstance(value, str) else match[2]) + match[3]
+        body = match[2]
+        # Both sides come here, and a result may be quotes itself: all of them go, on both.
+        while isinstance(value := _json_or_none(body), str) and value != body:
+            body = value
+        return match[1] + body + match[3]
 
     start = r"(functions\.\w+ to=assistant<\|channel\|>commentary<\|message\|>)"
     return re.sub(start + r"(.*?)(<\|end\|>)", plain, text, flags=re.DOTALL)
