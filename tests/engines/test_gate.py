@@ -98,6 +98,33 @@ def test_who_waits_longest_is_next() -> None:
     assert asyncio.run(main()) == list(range(20))
 
 
+def test_who_comes_while_the_others_give_up_is_let_in() -> None:
+    async def main() -> None:
+        gate = Gate(GateLimits(start=1, most=1), Clock())
+        never = asyncio.Event()
+
+        async def caller() -> None:
+            assert await gate.enter()
+            try:
+                await never.wait()
+            finally:
+                gate.leave()
+
+        inside, waiting = asyncio.create_task(caller()), asyncio.create_task(caller())
+        await settled()
+        # All in one step of the loop: the one inside gives up, another one comes, the waiting one gives up.
+        inside.cancel()
+        late = asyncio.create_task(caller())
+        waiting.cancel()
+        await settled()
+        assert (gate.in_flight, gate.waiting) == (1, 0)
+        late.cancel()
+        await settled()
+        assert (gate.in_flight, gate.waiting, len(gate._waiters)) == (0, 0, 0)
+
+    asyncio.run(main())
+
+
 def test_the_limit_grows_only_while_it_holds_requests_back_and_is_cut_once_per_overload() -> None:
     async def main() -> None:
         clock = Clock()

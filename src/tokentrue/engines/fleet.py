@@ -281,7 +281,10 @@ class Fleet:
                 each.asking.cancel()
                 with contextlib.suppress(asyncio.CancelledError):
                     await each.asking
-            await each.engine.close()
+        closed = await asyncio.gather(*(each.engine.close() for each in self._endpoints), return_exceptions=True)
+        for error in closed:
+            if isinstance(error, BaseException):
+                raise error
 
     def endpoint_of(self, session_id: str) -> str:
         """The name of the endpoint that a session belongs to while all are healthy."""
@@ -344,7 +347,7 @@ class Fleet:
             EngineBusyError: There is none, within the policy's time.
         """
         while True:
-            candidates = await self._candidates_in_time(session, started)
+            candidates = await self._candidates_in_time(session)
             fresh = [each for each in candidates if each.name not in refused] or candidates
             endpoint = next((each for each in fresh if not each.gate.is_full), None)
             if endpoint is None:
@@ -358,8 +361,13 @@ class Fleet:
                     f"no endpoint had a place within wait_s={self._policy.wait_s:g}: {self._loads()}"
                 ) from None
 
-    async def _candidates_in_time(self, session: str, started: float) -> list[_Endpoint]:
-        """The endpoints that may be asked, the session's own first; without a session the least loaded first."""
+    async def _candidates_in_time(self, session: str) -> list[_Endpoint]:
+        """The endpoints that may be asked, the session's own first; without a session the least loaded first.
+
+        Raises:
+            EngineBusyError: There was none for `outage_s`.
+        """
+        started = self._clock()
         while True:
             asking = self._ask_the_ejected()
             usable = self._usable()

@@ -8,6 +8,7 @@ waits here, first come first served; so a slow endpoint makes its callers wait i
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -78,11 +79,16 @@ class Gate:
         waiter: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
         self._waiters.append(waiter)
         self.waiting += 1
+        # Whoever waited in front may have been cancelled, and then nobody would let this one in.
+        self._admit()
         try:
             return await waiter
         except asyncio.CancelledError:
             if waiter.cancelled():
                 self.waiting -= 1
+                with contextlib.suppress(ValueError):
+                    self._waiters.remove(waiter)
+                self._admit()
             elif waiter.result():
                 # The place was given in the very moment in which the caller gave up.
                 self.leave()

@@ -124,7 +124,7 @@ class HttpEngine:
         timeout_s: For one whole request, waiting for a free connection included, and for any silence in it.
         connect_timeout_s: For one TCP and TLS handshake.
         max_connections: Open at once; further requests wait.
-        max_retries: Repetitions of one request, for all the reasons in the module's docstring together.
+        max_retries: Repetitions of one request, because nothing was sent or the server said "later".
         extra_headers: Sent with every request; a request's own headers win.
         allow_auth_headers: Let headers replace the authentication by `api_key`, which is refused otherwise.
 
@@ -376,10 +376,12 @@ class HttpEngine:
             try:
                 return _Attempt(await self._once(call, own, timeouts, progress), spent)
             except TransportError as exc:
-                lost += isinstance(exc, ConnectionLostError)
-                if spent >= self._max_retries or lost > 1 or not _may_repeat(exc, call, progress):
+                # One kept connection that the server had closed meanwhile is no failure, so it counts as none.
+                stale = isinstance(exc, ConnectionLostError)
+                lost += stale
+                if (spent >= self._max_retries and not stale) or lost > 1 or not _may_repeat(exc, call, progress):
                     raise
-                spent += 1
+                spent += not stale
                 if not progress.reused:
                     await asyncio.sleep(_backoff_s(spent))
 
