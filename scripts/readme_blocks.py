@@ -18,7 +18,7 @@ OTHERS = {
     "src/tokentrue/engines/embedded/model": "The embedded model: a Hugging Face folder with weights and template",
     "tests": "One folder per room: laws as properties, wires as recorded bytes, engines for real",
     ".ci/run": "What a change must pass",
-    "Makefile": "demo, test, test-dynamo, test-vllm",
+    "Makefile": "demo, test, test-engines and the others; `make help` lists them",
 }
 
 
