@@ -11,6 +11,7 @@ from conversations import TOOLS, assistant_messages, draw_completion, follow_ups
 from tokentrue import Message, Renderer, Session
 from tokentrue.clients.client import finish_reason_of
 from tokentrue.generation import FinishReason, Generation, Usage, make_tokens
+from tokentrue.rendering.verdict import OnRewrite
 from tokentrue.rollouts.environment import StopReason
 from tokentrue.rollouts.trajectory import EpisodeRecord, TurnRecord
 
@@ -31,6 +32,7 @@ class Play:
     messages: list[Message]
     tools: tuple[dict, ...] = TOOLS
     index: int = 0
+    on_rewrite: OnRewrite = OnRewrite.EXTEND
 
     def __post_init__(self) -> None:
         self._session = Session()
@@ -40,7 +42,7 @@ class Play:
     def sample(self, ids: Sequence[int], finish_reason: FinishReason = FinishReason.STOP) -> Message:
         """One turn in which exactly `ids` are sampled; the message that they say."""
         asked = tuple(self.messages)
-        stitched = self._session.stitch(self.renderer, asked, self.tools)
+        stitched = self._session.stitch(self.renderer, asked, self.tools, self.on_rewrite)
         tokens = make_tokens(stitched.prompt_ids, ids, [-0.25 - 0.5 * (i % 3) for i in range(len(ids))])
         usage = Usage(len(stitched.prompt_ids), len(ids), None)
         parsed = self.renderer.parse_response(ids, prompt_ids=stitched.prompt_ids, tools=self.tools)
@@ -86,11 +88,13 @@ def tool_result(text: str, call_id: str = "call_0_0") -> Message:
     return Message(role="tool", content=text, tool_call_id=call_id, name="look_up")
 
 
-def draw_conversation(data: st.DataObject, renderer: Renderer) -> Played:
+def draw_conversation(data: st.DataObject, renderer: Renderer, on_rewrite: OnRewrite = OnRewrite.EXTEND) -> Played:
     """Two to four turns as a model might sample them, in splits of its own, cut or stripped of the stop."""
-    play = Play(renderer, list(data.draw(openings)))
+    play = Play(renderer, list(data.draw(openings)), on_rewrite=on_rewrite)
+    calls = 1 if renderer.tool_format is not None and renderer.tool_format.name.startswith("bare") else 3
     for _ in range(data.draw(st.integers(2, 4))):
-        sampled = draw_completion(data, renderer, data.draw(assistant_messages()))
+        wanted = data.draw(assistant_messages(calls, reasoning=renderer.reader.reasoning is not None))
+        sampled = draw_completion(data, renderer, wanted)
         message = play.sample(sampled.ids, sampled.finish_reason)
         play.answer(*data.draw(follow_ups(message)))
         if not takes(renderer, tuple(play.messages)):

@@ -27,6 +27,7 @@ CLIENT_TYPES = ("openai_chat_completions", "openai_chat_completions_token", "ren
 TRANSPORTS = ("vllm", "dynamo", "sglang")
 DYNAMO_ROUTES = ("auto", "generate", "token_data")
 BRIDGE_TOKENIZERS = ("auto", "local", "engine")
+ON_REWRITE = ("extend", "rerender", "refuse")
 ON_UNSUPPORTED = ("raise", "warn")
 SPELLED_MARKERS = ("as_template", "escape")
 FAST_TOKENIZERS = ("off", "auto", "gigatoken")
@@ -183,6 +184,7 @@ _RULES: Mapping[str, Rule] = {
     "tool_parser": _maybe_text,
     "reasoning_parser": _maybe_text,
     "bridge_tokenizer": _one_of(*BRIDGE_TOKENIZERS),
+    "on_rewrite": _one_of(*ON_REWRITE),
     "on_unsupported": _one_of(*ON_UNSUPPORTED),
     "clip_max_tokens": _boolean,
     "measure_logprobs": _boolean,
@@ -299,6 +301,9 @@ class ClientConfig:
         reasoning_parser: None and "auto" derive it from the template; another value must be its opening marker.
         bridge_tokenizer: Who tokenizes a bridge for the token client: "local" (the renderer), "engine" (the route
             `/tokenize`), or "auto": local where there is a renderer.
+        on_rewrite: What a turn does whose history the template would now write otherwise (old reasoning is cut,
+            tools move): "extend" keeps what was sampled; "rerender" opens a new branch and "refuse" is an error,
+            which render every prompt in full to know.
         on_unsupported: What a parameter that the engine cannot take does: "raise", or "warn" and leave it out.
         clip_max_tokens: Lower `max_tokens` to the room that is left, where the engine refuses it as too large.
         measure_logprobs: Find out what the endpoint's log-probabilities mean, by a few requests for few tokens
@@ -334,6 +339,7 @@ class ClientConfig:
     tool_parser: str | None = None
     reasoning_parser: str | None = None
     bridge_tokenizer: str = "auto"
+    on_rewrite: str = "extend"
     on_unsupported: str = "raise"
     clip_max_tokens: bool = False
     measure_logprobs: bool = True
@@ -356,6 +362,11 @@ class ClientConfig:
             raise ConfigError(
                 f"ClientConfig.spelled_markers='escape' needs client_type='renderer', not {self.client_type!r}: "
                 f"there the engine renders prompts as the template does, and nothing can be kept plain text"
+            )
+        if self.on_rewrite != "extend" and self.client_type == "openai_chat_completions":
+            raise ConfigError(
+                f"ClientConfig.on_rewrite={self.on_rewrite!r} is not for client_type={self.client_type!r}: there "
+                f"the engine renders every prompt anew"
             )
         if self.dynamo_route != "auto" and self.renderer_transport != "dynamo":
             raise ConfigError(

@@ -14,7 +14,7 @@ TokentrueError
 │   ├── TokenizerFolderError       a file is missing or unreadable
 │   ├── TemplateRenderError        the template raised, or rendered nothing usable
 │   ├── SpelledMarkerError         a message spells a special token that cannot be kept plain text
-│   ├── BridgeRefusedError         a bridge was demanded that cannot be proved
+│   ├── BridgeRefusedError         on_rewrite='refuse': the template would now write the history otherwise
 │   └── RendererContractError      a plugged-in renderer broke the contract
 ├── ModelOutputError               the model's output cannot be used as asked
 │   └── EmptyCompletionError       no id was sampled
@@ -138,10 +138,13 @@ class FastPathWarning(UserWarning):
 
 
 class BridgeRefusedError(TemplateError):
-    """A bridge was demanded where none can be proved; carries the reason's name."""
+    """A policy refuses to extend a turn; carries the reason's name, and the message and both texts as `detail`."""
 
     def __init__(self, reason: str, detail: str) -> None:
-        super().__init__(f"no bridge can be proved ({reason}): {detail}")
+        super().__init__(
+            f"the turn is not extended ({reason}): {detail}; on_rewrite='extend' keeps what was sampled, "
+            f"'rerender' opens a new branch"
+        )
         self.reason = reason
         self.detail = detail
 

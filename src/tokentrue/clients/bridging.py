@@ -15,6 +15,7 @@ from tokentrue.generation import FinishReason
 from tokentrue.messages import Message
 from tokentrue.rendering.bridge import Bridge
 from tokentrue.rendering.contract import RendererContract
+from tokentrue.rendering.verdict import OnRewrite
 from tokentrue.sessions.session import Session
 from tokentrue.sessions.stitch import Anchor, NotExtended, StitchedPrompt, bridged_prompt
 from tokentrue.tokens import TokenIds
@@ -58,9 +59,13 @@ class Bridging(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class LocalBridging:
-    """Bridges by the renderer: no round trip. Template kwargs of a call get a renderer of their own, kept."""
+    """Bridges by the renderer: no round trip. Template kwargs of a call get a renderer of their own, kept.
+
+    `on_rewrite` says what becomes of a turn whose history the template would now write otherwise.
+    """
 
     renderer: RendererContract
+    on_rewrite: OnRewrite = OnRewrite.EXTEND
     _variants: dict[str, RendererContract] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def renderer_for(self, template_kwargs: Mapping[str, Any]) -> RendererContract:
@@ -84,7 +89,8 @@ class LocalBridging:
         return self._extend(session, asked)
 
     def _extend(self, session: Session, asked: Conversation) -> StitchedPrompt | NotExtended:
-        return session.extend(self.renderer_for(asked.template_kwargs), asked.messages, asked.tools)
+        renderer = self.renderer_for(asked.template_kwargs)
+        return session.extend(renderer, asked.messages, asked.tools, self.on_rewrite)
 
     def template_hash(self, asked: Conversation) -> str:
         """The identity of the renderer: its template, tokenizer and clock."""

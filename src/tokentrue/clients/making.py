@@ -20,8 +20,9 @@ from tokentrue.engines.logprobs import LogprobsModes, MeasuredEngine, MeasuredSe
 from tokentrue.engines.policy import Bracket, BracketedEngine, PolicyClock
 from tokentrue.engines.resuming import ResumingEngine
 from tokentrue.errors import ConfigError
-from tokentrue.rendering.contract import RendererContract
+from tokentrue.rendering.contract import RendererContract, TellsText
 from tokentrue.rendering.renderer import Renderer, load_renderer
+from tokentrue.rendering.verdict import OnRewrite
 
 RANK_HEADER = "X-data-parallel-rank"
 
@@ -106,7 +107,8 @@ def _client(
     bracket: Bracket | None,
 ) -> Client:
     if chosen.client_type == "renderer" and renderer is not None:
-        return RendererClient(_wrapped(engine, chosen, bracket), renderer, clip_max_tokens=chosen.clip_max_tokens)
+        wrapped = _wrapped(engine, chosen, bracket)
+        return RendererClient(wrapped, renderer, chosen.clip_max_tokens, OnRewrite(chosen.on_rewrite))
     # What one endpoint of a fleet means is not said of another: such turns stay unmeasured.
     modes = LogprobsModes() if chosen.measure_logprobs and not chosen.fleet else None
     if chosen.client_type == "openai_chat_completions":
@@ -114,7 +116,7 @@ def _client(
     routes = wire.token_routes(engine, renderer)
     bridging: Bridging = EngineBridging(engine)
     if renderer is not None and chosen.bridge_tokenizer != "engine":
-        bridging = LocalBridging(renderer)
+        bridging = LocalBridging(renderer, OnRewrite(chosen.on_rewrite))
     return OpenAIChatCompletionsTokenClient(
         engine, wire.chat, routes, bridging, chosen.clip_max_tokens, modes, bracket
     )
@@ -161,6 +163,17 @@ def _check_renderer(config: ClientConfig, renderer: RendererContract | None, wir
     if config.bridge_tokenizer == "engine" and not wire.tokenizes:
         raise ConfigError(
             "ClientConfig.bridge_tokenizer='engine' is for 'vllm' and 'sglang': Dynamo has no /tokenize"
+        )
+    is_local = renderer is not None and config.bridge_tokenizer != "engine"
+    if config.on_rewrite != "extend" and not is_local and config.client_type == "openai_chat_completions_token":
+        raise ConfigError(
+            f"ClientConfig.on_rewrite={config.on_rewrite!r} compares with the template's full text, so bridges "
+            f"must be made by a renderer here: name one, and leave bridge_tokenizer at 'auto' or 'local'"
+        )
+    if config.on_rewrite != "extend" and is_local and not isinstance(renderer, TellsText):
+        raise ConfigError(
+            f"ClientConfig.on_rewrite={config.on_rewrite!r} compares texts, and a {type(renderer).__name__} does "
+            f"not tell them: it has no method text_of(ids)"
         )
     if renderer is not None or config.client_type == "openai_chat_completions":
         return

@@ -15,6 +15,7 @@ from tokentrue.errors import EmptyCompletionError
 from tokentrue.generation import GenerateRequest, Generation
 from tokentrue.messages import Message, SupportsModelDump, tools_from
 from tokentrue.rendering.contract import RendererContract
+from tokentrue.rendering.verdict import OnRewrite
 from tokentrue.sampling import SamplingParams
 from tokentrue.sessions.session import Session
 from tokentrue.sessions.stitch import StitchedPrompt
@@ -32,12 +33,14 @@ class RendererClient:
         engine: Where completions are sampled; closed by `close`.
         renderer: The model's tokenizer and template; must belong to the model that the engine serves.
         clip_max_tokens: Lower `max_tokens` to the room that is left, where the engine refuses it.
+        on_rewrite: What becomes of a turn whose history the template would now write otherwise.
         clock: Tells a session that begins what its date is, for templates that ask.
     """
 
     engine: Engine
     renderer: RendererContract
     clip_max_tokens: bool = False
+    on_rewrite: OnRewrite = OnRewrite.EXTEND
     clock: Callable[[], datetime] = field(default=datetime.now, repr=False)
 
     async def get_response(
@@ -79,9 +82,11 @@ class RendererClient:
         # What a bridge encodes is what follows the last assistant message; a first prompt is encoded whole.
         last = max((i for i, message in enumerate(messages) if message.role == "assistant"), default=-1)
         new = messages[last + 1 :] if session.turns else messages
+        if self.on_rewrite is not OnRewrite.EXTEND:
+            new = messages  # a verdict renders all of it
         if sum(len(message.content or "") for message in new) > _OFF_LOOP_CHARS:
-            return await asyncio.to_thread(session.stitch, renderer, messages, tools)
-        return session.stitch(renderer, messages, tools)
+            return await asyncio.to_thread(session.stitch, renderer, messages, tools, self.on_rewrite)
+        return session.stitch(renderer, messages, tools, self.on_rewrite)
 
     def _respond(
         self,

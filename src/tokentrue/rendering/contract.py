@@ -102,3 +102,12 @@ class FollowsTheClock(Protocol):
     def at(self, now: datetime) -> RendererContract:
         """The renderer for a conversation that began at `now`; itself where the date makes no difference."""
         ...
+
+
+@runtime_checkable
+class TellsText(Protocol):
+    """A renderer that says what ids spell, which a verdict on a bridge needs; see `verdict`."""
+
+    def text_of(self, ids: Sequence[int]) -> str:
+        """The text of `ids`, special tokens included."""
+        ...

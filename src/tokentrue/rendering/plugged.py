@@ -145,6 +145,10 @@ class PluggedRenderer:
         """One more than the largest id of the tokenizer."""
         return self.tokenizer.vocab_size
 
+    def text_of(self, ids: Sequence[int]) -> str:
+        """The text of `ids`, special tokens included; lossy where they cut a character."""
+        return self.tokenizer.decode(ids)
+
     def get_stop_token_ids(self) -> tuple[int, ...]:
         """The ids that the plug-in names."""
         return self._stop_ids

@@ -255,6 +255,10 @@ class Renderer:
         tail = self.bridges.generation_tail(_token_ids(prompt_ids))
         return self.reader.start(prompt_tail=tail, tools=tools_from(tools))
 
+    def text_of(self, ids: Sequence[int]) -> str:
+        """The text of `ids`, special tokens included; lossy where they cut a character."""
+        return self.tokenizer.decode(ids)
+
     def get_stop_token_ids(self) -> tuple[int, ...]:
         """The ids that end a completion: generation_config's, the tokenizer's eos, the template's close."""
         return self.stop_ids

@@ -14,16 +14,18 @@ import msgspec
 from tokentrue.generation import FinishReason, Generation
 from tokentrue.messages import Message, SupportsModelDump
 from tokentrue.rendering.contract import FollowsTheClock, RendererContract
+from tokentrue.rendering.verdict import OnRewrite, Verdict
 from tokentrue.sessions.stitch import (
     Anchor,
     NotExtended,
     StitchedPrompt,
     extend_prompt,
+    judge_prompt,
     place_prompt,
     stitch_prompt,
 )
 from tokentrue.sessions.tree import ConversationTree, chain, root_identity
-from tokentrue.turns import Turn
+from tokentrue.turns import How, Turn
 
 _ENCODER = msgspec.json.Encoder()
 
@@ -87,16 +89,37 @@ class Session:
         return renderer.at(self.began_at) if isinstance(renderer, FollowsTheClock) else renderer
 
     def stitch(
-        self, renderer: RendererContract, messages: Sequence[Message], tools: tuple[dict[str, Any], ...] = ()
+        self,
+        renderer: RendererContract,
+        messages: Sequence[Message],
+        tools: tuple[dict[str, Any], ...] = (),
+        on_rewrite: OnRewrite = OnRewrite.EXTEND,
     ) -> StitchedPrompt:
         """The prompt for `messages`; changes nothing. See `stitch_prompt`."""
-        return stitch_prompt(self._tree, renderer, messages, tools)
+        return stitch_prompt(self._tree, renderer, messages, tools, on_rewrite)
 
     def extend(
-        self, renderer: RendererContract, messages: Sequence[Message], tools: tuple[dict[str, Any], ...] = ()
+        self,
+        renderer: RendererContract,
+        messages: Sequence[Message],
+        tools: tuple[dict[str, Any], ...] = (),
+        on_rewrite: OnRewrite = OnRewrite.EXTEND,
     ) -> StitchedPrompt | NotExtended:
-        """The prompt from known ids, or why there is none; renders nothing. See `extend_prompt`."""
-        return extend_prompt(self._tree, renderer, messages, tools)
+        """The prompt from known ids, or why there is none; it is not rendered. See `extend_prompt`."""
+        return extend_prompt(self._tree, renderer, messages, tools, on_rewrite)
+
+    def judge(
+        self, renderer: RendererContract, messages: Sequence[Message], tools: tuple[dict[str, Any], ...] = ()
+    ) -> Verdict | None:
+        """How the bridge for `messages` compares with the template's full text; None where none is made.
+
+        Raises:
+            TemplateRenderError, UnsupportedParameterError: As `verdict.judge`.
+        """
+        extended = extend_prompt(self._tree, renderer, messages, tools)
+        if isinstance(extended, NotExtended) or extended.stitch.how is not How.BRIDGED:
+            return None
+        return judge_prompt(self._tree, renderer, messages, tools, extended)
 
     def place(
         self, renderer_identity: str, messages: Sequence[Message], tools: tuple[dict[str, Any], ...] = ()
@@ -135,5 +158,7 @@ class Session:
             logprobs_mode=generation.logprobs_mode,
             resumed_at=generation.resumed_at,
         )
+        if stitched.is_judged:
+            self._tree.judged.add(turn.index)
         self._tree.commit(stitched.hashes, turn, message)
         return turn

@@ -10,11 +10,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from tokentrue.errors import TemplateRenderError
+from tokentrue.errors import BridgeRefusedError, TemplateRenderError
 from tokentrue.generation import FinishReason
 from tokentrue.messages import Message
 from tokentrue.rendering.bridge import Bridge
 from tokentrue.rendering.contract import RendererContract
+from tokentrue.rendering.verdict import OnRewrite, SampledStep, Verdict, VerdictKind, judge
 from tokentrue.sessions.tree import ConversationTree, chain, root_identity
 from tokentrue.tokens import TokenIds
 from tokentrue.turns import How, Stitch, TokenSpan, Turn, Why
@@ -32,12 +33,14 @@ class StitchedPrompt:
         spans: Who wrote the ids from `stitch.known_len` on; they tile that part. Empty when unknown.
         stitch: How and why.
         hashes: `chain` of the messages, for `ConversationTree.commit`.
+        is_judged: Whether it was compared with the template's full text and is no rewrite of it.
     """
 
     prompt_ids: TokenIds
     spans: tuple[TokenSpan, ...]
     stitch: Stitch
     hashes: tuple[bytes, ...]
+    is_judged: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,11 +106,20 @@ def extend_prompt(
     renderer: RendererContract,
     messages: Sequence[Message],
     tools: tuple[dict[str, Any], ...] = (),
+    on_rewrite: OnRewrite = OnRewrite.EXTEND,
 ) -> StitchedPrompt | NotExtended:
     """The prompt for `messages` from ids that `tree` knows, or the reason why there is none.
 
     Law 1: a bridged prompt starts with the anchor turn's `prompt_ids + completion_ids`, verbatim; the
     one exception is the junction `opener_dropped`.
+
+    Args:
+        on_rewrite: Where the template would now write the history otherwise: keep what was sampled (nothing is
+            compared), give the reason, or raise. A prompt that was asked before is repeated either way.
+
+    Raises:
+        BridgeRefusedError: `on_rewrite` is `REFUSE`, and this is a rewrite.
+        TemplateRenderError, UnsupportedParameterError: Only when judged; see `judge`.
     """
     placed = place_prompt(tree, root_identity(renderer.identity, tools), messages)
     if not isinstance(placed, Anchor):
@@ -125,7 +137,34 @@ def extend_prompt(
     )
     if not isinstance(outcome, Bridge):
         return NotExtended(outcome.why, outcome.detail, placed.hashes)
-    return bridged_prompt(placed, outcome)
+    extended = bridged_prompt(placed, outcome)
+    if on_rewrite is OnRewrite.EXTEND:
+        return extended
+    verdict = judge_prompt(tree, renderer, messages, tools, extended)
+    if verdict.kind is not VerdictKind.HISTORY_REWRITE:
+        return replace(extended, is_judged=True)
+    if on_rewrite is OnRewrite.REFUSE:
+        raise BridgeRefusedError(Why.HISTORY_REWRITE.value, str(verdict))
+    return NotExtended(Why.HISTORY_REWRITE, str(verdict), placed.hashes)
+
+
+def judge_prompt(
+    tree: ConversationTree,
+    renderer: RendererContract,
+    messages: Sequence[Message],
+    tools: tuple[dict[str, Any], ...],
+    extended: StitchedPrompt,
+) -> Verdict:
+    """The verdict on a prompt of `extend_prompt` for the same arguments; raises as `judge` does."""
+    steps: list[SampledStep] = []
+    at = extended.stitch.anchor_turn
+    while at is not None:
+        turn = tree.turns[at]
+        is_bridge = turn.stitch.how is How.BRIDGED
+        prompt_ids = None if is_bridge else turn.tokens.prompt_ids
+        steps.append(SampledStep(tree.asked[at], turn.tokens.completion_ids, prompt_ids))
+        at = turn.stitch.anchor_turn if is_bridge and at not in tree.judged else None
+    return judge(renderer, messages, tools, extended.prompt_ids, steps[::-1])
 
 
 def stitch_prompt(
@@ -133,13 +172,15 @@ def stitch_prompt(
     renderer: RendererContract,
     messages: Sequence[Message],
     tools: tuple[dict[str, Any], ...] = (),
+    on_rewrite: OnRewrite = OnRewrite.EXTEND,
 ) -> StitchedPrompt:
     """`extend_prompt`; where that gives a reason instead, the prompt rendered from nothing.
 
     Raises:
         TemplateRenderError: The template refuses the messages.
+        BridgeRefusedError, UnsupportedParameterError: As `extend_prompt`.
     """
-    extended = extend_prompt(tree, renderer, messages, tools)
+    extended = extend_prompt(tree, renderer, messages, tools, on_rewrite)
     if isinstance(extended, StitchedPrompt):
         return extended
     rendered = renderer.render(messages, tools=tools)

@@ -52,13 +52,16 @@ class ConversationTree:
     """All paths of one session and the turns on them. Mutated only by its two `commit` methods.
 
     `without_ids` holds the messages that an engine sampled and gave no ids for, `roots` the identities that paths
-    start from.
+    start from, `asked` how many messages the prompt of each turn had, and `judged` the turns whose prompt was
+    compared with the template's text and was no rewrite.
     """
 
     nodes: dict[bytes, Node] = field(default_factory=dict)
     turns: list[Turn] = field(default_factory=list)
     without_ids: set[bytes] = field(default_factory=set)
     roots: set[bytes] = field(default_factory=set)
+    asked: list[int] = field(default_factory=list)
+    judged: set[int] = field(default_factory=set)
 
     def known_depth(self, hashes: Sequence[bytes]) -> int:
         """How many leading messages of a path are known."""
@@ -88,6 +91,7 @@ class ConversationTree:
             turn: Its index must be `len(turns)`.
             sampled: The assistant message as the caller gets it, and will send it back.
         """
+        self.asked.append(len(hashes) - 1)
         # The turn first: a thread that stitches meanwhile may follow an index as soon as a node names it.
         self.turns.append(turn)
         self.roots.add(hashes[0])
