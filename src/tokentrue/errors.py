@@ -158,7 +158,15 @@ class ModelOutputError(TokentrueError):
 
 
 class EmptyCompletionError(ModelOutputError):
-    """The engine finished without sampling a single id."""
+    """The engine finished without sampling a single id.
+
+    Args:
+        stop_id: The stop id that ended it, where the engine names one and does not return it.
+    """
+
+    def __init__(self, message: str, *, stop_id: int | None = None) -> None:
+        super().__init__(message)
+        self.stop_id = stop_id
 
 
 class EngineError(TokentrueError):

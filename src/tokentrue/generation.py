@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import Enum
-from typing import Any
+from typing import Any, TypeVar
 
 from tokentrue.errors import AlignmentError, EngineError, LogprobsMeaningError
 from tokentrue.messages import Message
@@ -240,6 +240,7 @@ class PartialGeneration:
     Args:
         tokens: Prompt ids as sent, the ids sampled so far (perhaps none) and their log-probabilities.
         resumed_at: As in `Generation`: the turn may have been given up before.
+        logprobs_mode: As in `Generation`.
 
     Raises:
         EngineError: The weight spans do not tile the ids.
@@ -250,9 +251,13 @@ class PartialGeneration:
     usage: Usage = field(default_factory=Usage)
     weight_spans: tuple[WeightSpan, ...] = ()
     resumed_at: tuple[int, ...] = ()
+    logprobs_mode: LogprobsMode = LogprobsMode.UNKNOWN
 
     def __post_init__(self) -> None:
         _check_tiles(self.weight_spans, len(self.tokens.completion_ids))
+
+
+AnyGeneration = TypeVar("AnyGeneration", Generation, PartialGeneration)
 
 
 def _check_tiles(spans: tuple[WeightSpan, ...], completion_len: int) -> None:
@@ -288,7 +293,7 @@ def reads_alike(sampling: SamplingParams) -> bool:
     return all(said) and sampling.repetition_penalty == 1 and not any(shapes)
 
 
-def with_logprobs_mode(generation: Generation, sampling: SamplingParams, mode: LogprobsMode) -> Generation:
+def with_logprobs_mode(generation: AnyGeneration, sampling: SamplingParams, mode: LogprobsMode) -> AnyGeneration:
     """The generation, saying what its log-probabilities mean, unless it says so already.
 
     Args:

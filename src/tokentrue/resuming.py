@@ -23,7 +23,6 @@ from tokentrue.generation import (
     LogprobsMode,
     PartialGeneration,
     Usage,
-    reads_alike,
 )
 from tokentrue.sampling import SamplingParams
 from tokentrue.tokens import Logprobs, TokenIds, TurnTokens
@@ -89,6 +88,22 @@ def ended(request: GenerateRequest, partial: PartialGeneration) -> Generation | 
         finish_reason, stop_reason = FinishReason.STOP, ids[-1]
     elif len(ids) != sampling.max_tokens:
         return None
+    return _as_whole(request, partial, finish_reason, stop_reason)
+
+
+def ended_by(request: GenerateRequest, partial: PartialGeneration, stop_id: int | None) -> Generation | None:
+    """The whole turn, where the rest of it was nothing but a stop id that the engine names and does not return.
+
+    None where that is not sure: nobody asked for this id as an end, or none was named.
+    """
+    if stop_id not in request.sampling.stop_token_ids or not len(partial.tokens.completion_ids):
+        return None
+    return _as_whole(request, partial, FinishReason.STOP, stop_id)
+
+
+def _as_whole(
+    request: GenerateRequest, partial: PartialGeneration, finish_reason: FinishReason, stop_reason: int | None
+) -> Generation:
     return Generation(
         tokens=partial.tokens,
         finish_reason=finish_reason,
@@ -97,6 +112,7 @@ def ended(request: GenerateRequest, partial: PartialGeneration) -> Generation | 
         model=request.model,
         usage=partial.usage,
         weight_spans=partial.weight_spans,
+        logprobs_mode=partial.logprobs_mode,
         resumed_at=partial.resumed_at,
     )
 
@@ -112,7 +128,7 @@ def join(request: GenerateRequest, partial: PartialGeneration, rest: Generation)
         usage=_joined_usage(partial.usage, rest.usage),
         weight_spans=_joined_spans(partial, rest),
         text=None,
-        logprobs_mode=_joined_mode(request.sampling, rest.logprobs_mode),
+        logprobs_mode=_joined_mode(partial, rest),
         resumed_at=(*partial.resumed_at, len(partial.tokens.completion_ids), *_behind(partial, rest.resumed_at)),
     )
 
@@ -127,6 +143,7 @@ def join_partials(
         usage=_joined_usage(partial.usage, rest.usage),
         weight_spans=_joined_spans(partial, rest),
         resumed_at=(*partial.resumed_at, len(partial.tokens.completion_ids), *_behind(partial, rest.resumed_at)),
+        logprobs_mode=_joined_mode(partial, rest),
     )
 
 
@@ -144,10 +161,15 @@ def _joined_spans(partial: PartialGeneration, rest: Generation | PartialGenerati
     return joined((each.weight_spans, len(each.tokens.completion_ids)) for each in (partial, rest))
 
 
-def _joined_mode(sampling: SamplingParams, rest: LogprobsMode) -> LogprobsMode:
-    # `min_tokens` may be gone from the rest's request, which then shapes nothing where the whole one does.
-    is_said_too_much = rest is LogprobsMode.ALIKE and not reads_alike(sampling)
-    return LogprobsMode.UNKNOWN if is_said_too_much else rest
+def _joined_mode(partial: PartialGeneration, rest: Generation | PartialGeneration) -> LogprobsMode:
+    """What all log-probabilities of both mean: `ALIKE` is any meaning, a part without ids has none."""
+    parts = [part for part in (partial, rest) if len(part.tokens.completion_ids)]
+    modes = {part.logprobs_mode for part in parts} - {LogprobsMode.ALIKE}
+    if len(modes) > 1:
+        return LogprobsMode.UNKNOWN
+    # `min_tokens` may be gone from the rest's request, which then shapes nothing where the whole one does; its
+    # numbers are those of every meaning none the less, so the partial's decides.
+    return modes.pop() if modes else LogprobsMode.ALIKE if parts else rest.logprobs_mode
 
 
 def _joined_usage(first: Usage, rest: Usage) -> Usage:

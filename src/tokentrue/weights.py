@@ -24,17 +24,28 @@ def source_of(spans: Spans) -> VersionSource:
     return next((source for source in _WORST_FIRST if source in found), VersionSource.ENGINE)
 
 
-def attributed(spans: Spans, completion_len: int, before: str, after: str) -> Spans:
+def attributed(spans: Spans, completion_len: int, before: str, after: str | None) -> Spans:
     """The spans of one completion, with what the client read of the version before and after the call.
 
     What an engine says of itself stands, unless all it says is the label that it was born with. Else one version
-    before and after is that of every id, and two are a mixed turn: nothing is attributed.
+    before and after is that of every id, and two are a mixed turn: nothing is attributed. That label on both sides
+    is no version, and neither is a reading that failed (`after` is None): nothing is known then.
     """
     if any(span.version not in (None, UNSET_LABEL) for span in spans):
         return spans
+    if after is None or before == after == UNSET_LABEL:
+        return (WeightSpan(None, 0, completion_len, VersionSource.UNKNOWN),)
     if before == after:
         return (WeightSpan(before, 0, completion_len, VersionSource.BRACKETED),)
     return (WeightSpan(None, 0, completion_len, VersionSource.MIXED, (before, after)),)
+
+
+def contradicting(spans: Spans, before: str, after: str | None) -> tuple[str, ...]:
+    """The versions that an engine says of itself although the clock read another one, before and after alike."""
+    if before != after or before == UNSET_LABEL:
+        return ()
+    said = (span.version for span in spans if span.source is VersionSource.ENGINE)
+    return tuple(dict.fromkeys(name for name in said if name and name not in (UNSET_LABEL, before)))
 
 
 def joined(parts: Iterable[tuple[Spans, int]]) -> Spans:

@@ -11,11 +11,20 @@ from tokentrue.clients.renderer import RendererClient
 from tokentrue.engines.embedded.engine import MODEL_NAME, EmbeddedEngine
 from tokentrue.engines.embedded.transformer import BLOCK_TOKENS
 from tokentrue.engines.policy import Bracket, BracketedEngine, GivenVersion
-from tokentrue.errors import ConfigError
-from tokentrue.generation import VersionSource, WeightSpan
+from tokentrue.errors import AbortedError, ConfigError, ConnectionLostError, EvidenceError
+from tokentrue.generation import (
+    FinishReason,
+    GenerateRequest,
+    Generation,
+    PartialGeneration,
+    VersionSource,
+    WeightSpan,
+    make_tokens,
+)
 from tokentrue.messages import Message
 from tokentrue.sessions.session import Session
 from tokentrue.sessions.trajectories import session_samples
+from tokentrue.tokens import TokenIds
 
 CHAT, GENERATE, DERENDER = "/v1/chat/completions", "/inference/v1/generate", "/v1/chat/completions/derender"
 CLIENTS = ["renderer", "openai_chat_completions_token", "openai_chat_completions"]
@@ -156,3 +165,90 @@ def test_a_renderer_client_resumes_an_aborted_turn(world, renderer) -> None:
     first, second = bodies
     assert second["token_ids"] == [*first["token_ids"], whole[0]]
     assert second["sampling_params"]["max_tokens"] == 19
+
+
+UNKNOWN_SPANS = (WeightSpan(None, 0, 2, VersionSource.UNKNOWN),)
+DIFFER = EvidenceError("the engines are labelled with different versions")
+
+
+@dataclass
+class Failing:
+    """A clock that reads "v1" once, and fails from then on."""
+
+    error: Exception
+    is_read: bool = False
+
+    async def version(self) -> str:
+        if self.is_read:
+            raise self.error
+        self.is_read = True
+        return "v1"
+
+
+@dataclass
+class TwoIds:
+    """Samples two ids, or is given up behind them; says of the versions what it is told to."""
+
+    spans: tuple[WeightSpan, ...] = ()
+    gives_up: bool = False
+
+    async def generate(self, request):
+        tokens = make_tokens(request.prompt_ids, [7, 2], [-0.5, -0.25])
+        if self.gives_up:
+            partial = PartialGeneration(tokens, weight_spans=self.spans)
+            raise AbortedError("finish_reason is 'abort'", status=200, partial=partial)
+        return Generation(tokens, FinishReason.STOP, weight_spans=self.spans)
+
+
+@pytest.mark.parametrize(
+    "error", [DIFFER, ConnectionLostError("reset by peer"), ValueError("a clock of somebody's")]
+)
+@pytest.mark.parametrize(
+    ("spans", "expected"), [((), UNKNOWN_SPANS), ((WeightSpan("v1", 0, 2),), (WeightSpan("v1", 0, 2),))]
+)
+@pytest.mark.parametrize("gives_up", [False, True])
+def test_a_clock_that_fails_behind_a_sample_takes_no_id_away(caplog, error, spans, expected, gives_up) -> None:
+    engine = BracketedEngine(TwoIds(spans, gives_up), Bracket(Failing(error)))
+    asked = GenerateRequest("m", TokenIds([10, 11]))
+    if gives_up:
+        with pytest.raises(AbortedError) as raised:
+            asyncio.run(engine.generate(asked))
+        found = raised.value.partial
+    else:
+        found = asyncio.run(engine.generate(asked))
+    assert found.tokens.completion_ids == [7, 2]
+    assert found.weight_spans == expected
+    assert str(error) in caplog.text
+
+
+@pytest.mark.parametrize("client_type", CLIENTS)
+def test_a_clock_that_fails_behind_a_turn_fails_no_client(world, client_type) -> None:
+    class EverySecond(Ticking):
+        async def version(self):
+            version = await super().version()
+            if version == "fails":
+                raise DIFFER
+            return version
+
+    clock = EverySecond(["v1", "fails", "v2", "v2"])
+    session = world.run(talk([]), server=ROUTES, client_type=client_type, clock=clock)
+    sources = [turn.version_source for turn in session.turns]
+    assert sources == [VersionSource.UNKNOWN, VersionSource.BRACKETED]
+
+
+def test_a_clock_that_fails_before_a_turn_is_an_error() -> None:
+    engine = BracketedEngine(TwoIds(), Bracket(Failing(DIFFER, is_read=True)))
+    with pytest.raises(EvidenceError, match="different versions"):
+        asyncio.run(engine.generate(GenerateRequest("m", TokenIds([10]))))
+
+
+def test_an_engine_and_a_clock_that_contradict_each_other_are_told_once_per_pair(caplog) -> None:
+    clock, inside = GivenVersion("step-9"), TwoIds((WeightSpan("step-1", 0, 2),))
+    engine = BracketedEngine(inside, Bracket(clock))
+    asked = GenerateRequest("m", TokenIds([10]))
+    for version, warnings in (("step-9", 1), ("step-9", 1), ("step-1", 1), ("step-10", 2), ("step-9", 2)):
+        clock.value = version
+        assert asyncio.run(engine.generate(asked)).weight_spans == inside.spans
+        assert len(caplog.records) == warnings
+    assert "'step-1'" in caplog.text
+    assert "'step-9'" in caplog.text

@@ -16,14 +16,25 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tokentrue.clients.by_messages import within_room
 from tokentrue.engines.embedded.engine import EmbeddedEngine
 from tokentrue.engines.policy import Bracket, BracketedEngine, GivenVersion
 from tokentrue.engines.resuming import ResumingEngine
-from tokentrue.errors import AbortedError, ConfigError
+from tokentrue.errors import (
+    AbortedError,
+    ConfigError,
+    ConnectionLostError,
+    EmptyCompletionError,
+    EngineBusyError,
+    EvidenceError,
+    MaxTokensTooLargeError,
+    OverlongPromptError,
+)
 from tokentrue.generation import (
     FinishReason,
     GenerateRequest,
     Generation,
+    LogprobsMode,
     PartialGeneration,
     Usage,
     VersionSource,
@@ -258,3 +269,142 @@ def test_an_abort_without_ids_is_raised_as_it_was() -> None:
 def test_the_limit_is_at_least_one() -> None:
     with pytest.raises(ConfigError, match="not 0"):
         ResumingEngine(None, 0)
+
+
+SAMPLED = {"temperature": 0.7, "max_tokens": 20, "stop_token_ids": (2,), "ignore_eos": None}
+"""Shapes the distribution, so that the meanings of a log-probability differ."""
+
+
+@dataclass
+class Scripted:
+    """An engine that answers what it is told to, one after the other: ids, with a meaning, or an error."""
+
+    answers: list[object]
+    asked: list[GenerateRequest] = field(default_factory=list)
+
+    async def generate(self, asked: GenerateRequest) -> Generation:
+        await asyncio.sleep(0)
+        self.asked.append(asked)
+        answer = self.answers.pop(0)
+        if isinstance(answer, Exception):
+            raise answer
+        ids, mode, gives_up = answer
+        tokens = make_tokens(asked.prompt_ids, ids, [-0.5] * len(ids))
+        if gives_up:
+            raise AbortedError("gave up", status=200, partial=PartialGeneration(tokens, logprobs_mode=mode))
+        return Generation(tokens, FinishReason.STOP, ids[-1], logprobs_mode=mode)
+
+
+def part(*ids, mode=LogprobsMode.RAW):
+    return list(ids), mode, True
+
+
+def last(*ids, mode=LogprobsMode.RAW):
+    return list(ids), mode, False
+
+
+def played(*answers, limit=3, clip=False, **sampling):
+    inside = Scripted(list(answers))
+    engine = ResumingEngine(inside, limit, clip)
+    return asyncio.run(engine.generate(request(**{**SAMPLED, **sampling}))), inside.asked
+
+
+RAW, PROCESSED, ALIKE = LogprobsMode.RAW, LogprobsMode.PROCESSED, LogprobsMode.ALIKE
+
+
+@pytest.mark.parametrize(
+    ("answers", "expected"),
+    [
+        ([part(5, 6), last(7, 2)], RAW),
+        ([part(5, 6), last(7, 2, mode=PROCESSED)], LogprobsMode.UNKNOWN),
+        ([part(5, 6), part(7, mode=PROCESSED), last(8, 2)], LogprobsMode.UNKNOWN),
+        ([part(5, 6, mode=LogprobsMode.UNKNOWN), last(7, 2)], LogprobsMode.UNKNOWN),
+        ([part(5, 6), last(7, 2, mode=ALIKE)], RAW),  # numbers that are alike in every meaning
+        ([part(mode=PROCESSED), last(7, 2)], RAW),  # no id, nothing that could mean anything else
+        ([part(5, 2, mode=PROCESSED)], PROCESSED),  # given up behind its last id
+        ([part(5, mode=ALIKE), last(7, 2, mode=ALIKE)], ALIKE),
+    ],
+)
+def test_a_turn_of_two_meanings_says_that_it_has_none(answers, expected) -> None:
+    found, _ = played(*answers)
+    assert found.logprobs_mode is expected
+
+
+def test_a_turn_that_shapes_nothing_is_alike_although_nobody_measured() -> None:
+    plain = {"temperature": 1.0, "top_p": 1.0, "top_k": -1, "min_p": 0.0, "repetition_penalty": 1.0}
+    found, _ = played(part(5, 6, mode=LogprobsMode.UNKNOWN), last(7, 2, mode=ALIKE), **plain)
+    assert found.logprobs_mode is ALIKE
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        EngineBusyError("later", status=503),
+        ConnectionLostError("reset by peer"),
+        EvidenceError("the engines are labelled with different versions"),
+        EmptyCompletionError("no id"),
+        EmptyCompletionError("no id", stop_id=9),  # nobody asked for 9 as an end
+        MaxTokensTooLargeError("too much", limit=90, prompt_len=73),
+        OverlongPromptError(73, 73),
+        AbortedError("finish_reason is None", status=200),
+    ],
+)
+@pytest.mark.parametrize("parts", [1, 2])
+def test_whatever_the_rest_fails_of_has_all_ids_so_far(error, parts) -> None:
+    error.partial = None  # as it comes from below, whoever raised it before
+    with pytest.raises(type(error)) as raised:
+        played(*[part(5, 6, 7)] * parts, error)
+    assert raised.value.partial.tokens.completion_ids == [5, 6, 7] * parts
+    assert raised.value.partial.tokens.prompt_ids == PROMPT
+    assert raised.value.partial.resumed_at == (3,) * (parts - 1)
+
+
+def test_ids_that_came_with_the_failure_are_behind_those_from_before() -> None:
+    error = ConnectionLostError("the stream broke off")
+    error.partial = PartialGeneration(make_tokens(TokenIds([*PROMPT, 5, 6]), [7], [-1.0]), logprobs_mode=RAW)
+    with pytest.raises(ConnectionLostError) as raised:
+        played(part(5, 6), error)
+    partial = raised.value.partial
+    assert partial.tokens.completion_ids == [5, 6, 7]
+    assert (partial.resumed_at, partial.logprobs_mode) == ((2,), RAW)
+
+
+def test_a_first_request_that_fails_is_raised_as_it_was() -> None:
+    error = EngineBusyError("later", status=503)
+    with pytest.raises(EngineBusyError) as raised:
+        played(error)
+    assert raised.value is error
+    assert raised.value.partial is None
+
+
+def test_a_rest_that_was_only_the_stop_id_taken_off_by_the_engine_is_a_stop() -> None:
+    found, asked = played(part(5, 6, 7), EmptyCompletionError("no id", stop_id=2))
+    assert found.tokens.completion_ids == [5, 6, 7]
+    assert (found.finish_reason, found.stop_reason) == (FinishReason.STOP, 2)
+    assert found.logprobs_mode is RAW
+    assert len(asked) == 2
+    with pytest.raises(EmptyCompletionError):
+        played(part(), EmptyCompletionError("no id", stop_id=2))
+
+
+def test_a_rest_is_clipped_and_not_the_turn_begun_anew() -> None:
+    too_large = MaxTokensTooLargeError("too much", limit=len(PROMPT) + 8, prompt_len=len(PROMPT) + 3)
+    found, asked = played(part(5, 6, 7), too_large, last(9, 2), clip=True)
+    assert found.tokens.completion_ids == [5, 6, 7, 9, 2]
+    assert found.resumed_at == (3,)
+    assert [each.sampling.max_tokens for each in asked] == [20, 17, 5]
+    assert asked[2].prompt_ids == [*PROMPT, 5, 6, 7]
+
+
+@pytest.mark.parametrize("clips", [True, False])
+def test_a_client_does_not_throw_a_resumed_turn_away_to_clip_it(clips) -> None:
+    inside = Scripted([part(5, 6), MaxTokensTooLargeError("too much", limit=90, prompt_len=None), last(9, 2)])
+    engine = ResumingEngine(inside, 3)
+
+    async def ask(sampling):
+        return await engine.generate(replace(request(), sampling=sampling))
+
+    with pytest.raises(MaxTokensTooLargeError) as raised:
+        asyncio.run(within_room(ask, request(**SAMPLED).sampling, clips))
+    assert raised.value.partial.tokens.completion_ids == [5, 6]
+    assert len(inside.asked) == 2

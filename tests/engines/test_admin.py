@@ -246,3 +246,61 @@ def test_which_workers_are_meant_must_be_clear(models, wanted, error, words) -> 
 def test_an_admin_is_made_of_a_transport_and_urls(arguments, words) -> None:
     with pytest.raises(ConfigError, match=words):
         make_admin(*arguments)
+
+
+def test_two_updates_at_once_are_one_after_the_other() -> None:
+    """Else the weights of one would be sampled with under the version of the other."""
+
+    @dataclass
+    class Slow(FakeVllm):
+        sampled: list[tuple[str, str]] = field(default_factory=list)
+
+        async def exchange(self, call, read, headers=None):
+            if urlsplit(call.path).path == "/collective_rpc":
+                # the first to load is the last to label: the interleaving that mislabels
+                await asyncio.sleep(0.03 if b"second" in call.body else 0.01)
+            answer = await super().exchange(call, read, headers)
+            if urlsplit(call.path).path == "/resume":
+                self.sampled.append((self.weights, self.label))
+            return answer
+
+    engine = Slow()
+    admin = admin_of(engine)
+
+    async def both():
+        await asyncio.gather(admin.update_weights("second", "step-2"), admin.update_weights("third", "step-3"))
+
+    asyncio.run(both())
+    assert engine.sampled == [("second", "step-2"), ("third", "step-3")]
+    assert engine.seen == list(STEPS.values()) * 2
+    asyncio.run(both())  # in another loop
+    assert engine.seen == list(STEPS.values()) * 4
+
+
+def test_a_resumption_waits_for_the_update_that_goes_on() -> None:
+    engine = FakeVllm()
+    admin = admin_of(engine)
+
+    async def both():
+        await asyncio.gather(admin.update_weights("second", "step-2"), admin.resume(), admin.pause())
+
+    asyncio.run(both())
+    assert engine.seen == [*STEPS.values(), "/resume", "/pause"]
+
+
+def test_an_update_that_fails_or_is_cancelled_lets_the_next_one_go_on() -> None:
+    engine = FakeVllm(fails_at=STEPS["load"])
+    admin = admin_of(engine)
+
+    async def run():
+        with pytest.raises(WeightUpdateError):
+            await admin.update_weights("second", "step-2")
+        cancelled = asyncio.create_task(admin.update_weights("second", "step-2"))
+        await asyncio.sleep(0)
+        cancelled.cancel()
+        await asyncio.gather(cancelled, return_exceptions=True)
+        engine.fails_at = None
+        await admin.update_weights("second", "step-2")
+
+    asyncio.run(asyncio.wait_for(run(), 5))
+    assert (engine.weights, engine.label, engine.paused) == ("second", "step-2", False)

@@ -23,13 +23,14 @@ from tokentrue.engines.logprobs import (
     measure,
     measure_logprobs_mode,
 )
-from tokentrue.errors import EngineFailureError, TokentrueError
+from tokentrue.errors import AbortedError, EngineFailureError, TokentrueError
 from tokentrue.generation import (
     EngineInfo,
     FinishReason,
     GenerateRequest,
     Generation,
     LogprobsMode,
+    PartialGeneration,
     make_tokens,
 )
 from tokentrue.sampling import SamplingParams
@@ -262,3 +263,24 @@ def test_no_prompt_measures_nothing():
 
 def test_the_bound_of_a_certain_id_is_no_number_below_it():
     assert LogprobsProbe((2, -1.0), ((1, 0.0),), ((2, -1.0),)).highest_raw == -math.inf
+
+
+def test_the_ids_of_an_aborted_turn_are_marked_too():
+    """Whatever continues them may be another endpoint, whose numbers mean other things."""
+
+    class GivesUp(OneRow):
+        async def generate(self, request):
+            found = await super().generate(request)
+            if request.sampling.max_tokens == 20:
+                raise AbortedError("finish_reason is 'abort'", partial=PartialGeneration(found.tokens))
+            return found
+
+    async def run(**sampling):
+        engine = MeasuredEngine(GivesUp([3.0, 2.0, 1.0, 0.0], LogprobsMode.SCALED))
+        with pytest.raises(AbortedError) as raised:
+            await turn(engine, max_tokens=20, **sampling)
+        return raised.value.partial.logprobs_mode
+
+    assert asyncio.run(run(temperature=0.7)) is LogprobsMode.SCALED
+    plain = {"temperature": 1.0, "top_p": 1.0, "top_k": -1, "min_p": 0.0, "repetition_penalty": 1.0}
+    assert asyncio.run(run(**plain)) is LogprobsMode.ALIKE

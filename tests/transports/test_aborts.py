@@ -118,6 +118,8 @@ def test_the_ids_of_an_aborted_turn_of_sglang_ride_on_the_error(captures_folder,
     meta["output_token_logprobs"] = [[-0.5, each, None] for each in ids]
     assert partial().tokens.completion_ids == ids
     assert partial().weight_spans == (WeightSpan("v3", 0, len(ids)),)
+    meta["finish_reason"]["status_code"] = 503
+    assert partial().tokens.completion_ids == ids  # "busy" would have the turn sampled anew
     meta["finish_reason"] = None
     with pytest.raises(AbortedError) as raised:
         SglangTransport().read_generate(request, HttpReply(200, {}, json.dumps(answer).encode()))

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import copy
 import json
+import re
 
 import pytest
 
@@ -323,6 +324,11 @@ def test_an_abort_is_what_its_status_says(capture, status, message, expected) ->
     recorded = capture("sglang", "inflight_abort")
     answer = copy.deepcopy(recorded.answer)
     answer["meta_info"]["finish_reason"].update(message=message, status_code=status)
+    assert answer["output_ids"]
+    with pytest.raises(AbortedError, match=re.escape(message)) as aborted:
+        SGLANG.read_generate(recorded.request(), recorded.changed(answer))
+    assert not aborted.value.retryable  # ids are there: given up half way, and not "busy"
+    answer["output_ids"], answer["meta_info"]["completion_tokens"] = [], 0
     with pytest.raises(expected) as raised:
         SGLANG.read_generate(recorded.request(), recorded.changed(answer))
     assert type(raised.value) is expected

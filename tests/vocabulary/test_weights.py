@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from tokentrue.errors import EngineError
 from tokentrue.generation import VersionSource, WeightSpan
 from tokentrue.sampling import SamplingParams
-from tokentrue.weights import UNSET_LABEL, attributed, joined, salted, source_of
+from tokentrue.weights import UNSET_LABEL, attributed, contradicting, joined, salted, source_of
 
 names = st.sampled_from(["v1", "v2", "v3"])
 
@@ -73,6 +73,27 @@ def test_what_an_engine_says_of_itself_stands() -> None:
 def test_a_label_that_nobody_ever_set_is_no_evidence() -> None:
     (span,) = attributed((WeightSpan(UNSET_LABEL, 0, 5),), 5, "v7", "v7")
     assert (span.version, span.source) == ("v7", VersionSource.BRACKETED)
+    for told in ((), (WeightSpan(UNSET_LABEL, 0, 5),)):
+        (span,) = attributed(told, 5, UNSET_LABEL, UNSET_LABEL)
+        assert (span.version, span.start, span.end, span.source) == (None, 0, 5, VersionSource.UNKNOWN)
+    (span,) = attributed((), 5, UNSET_LABEL, "v1")
+    assert span.source is VersionSource.MIXED  # something changed, whatever it was before
+
+
+def test_a_version_that_could_not_be_read_afterwards_attributes_nothing() -> None:
+    said = (WeightSpan("v1", 0, 3), WeightSpan("v2", 3, 5))
+    assert attributed(said, 5, "v1", None) == said
+    (span,) = attributed((), 5, "v1", None)
+    assert (span.version, span.source, span.end) == (None, VersionSource.UNKNOWN, 5)
+
+
+def test_an_engine_and_a_clock_contradict_only_where_the_clock_stood_still() -> None:
+    said = (WeightSpan("v1", 0, 3), WeightSpan("v2", 3, 5))
+    assert contradicting(said, "v2", "v2") == ("v1",)
+    assert contradicting(said, "v3", "v3") == ("v1", "v2")
+    for before, after in (("v1", "v2"), ("v3", None), (UNSET_LABEL, UNSET_LABEL)):
+        assert contradicting(said, before, after) == ()
+    assert contradicting((WeightSpan(UNSET_LABEL, 0, 5),), "v3", "v3") == ()
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from typing import TypeVar
 from tokentrue.clients.client import finish_reason_of
 from tokentrue.engines.engine import Server
 from tokentrue.engines.logprobs import Ask, LogprobsModes
-from tokentrue.engines.policy import Bracket, with_versions
+from tokentrue.engines.policy import Bracket, Mark
 from tokentrue.errors import EngineError, EvidenceError, MaxTokensTooLargeError, TransportError
 from tokentrue.generation import ChatRequest, Generation, LogprobsMode, with_logprobs_mode
 from tokentrue.messages import Message
@@ -61,15 +61,15 @@ def bracketed(ask: AskFor[ChatReply], bracket: Bracket | None) -> AskFor[ChatRep
         return ask
 
     async def ask_inside(sampling: SamplingParams) -> ChatReply:
-        return await bracket.around(ask, sampling, _reply_with_versions)
+        return await bracket.around(ask, sampling, _with_versions)
 
     return ask_inside
 
 
-def _reply_with_versions(reply: ChatReply, before: str, after: str) -> ChatReply:
+def _with_versions(reply: ChatReply, mark: Mark) -> ChatReply:
     if reply.generation is None:
         return reply
-    return replace(reply, generation=with_versions(reply.generation, before, after))
+    return replace(reply, generation=mark(reply.generation))
 
 
 async def within_room(ask: AskFor[T], sampling: SamplingParams, clip_max_tokens: bool) -> T:
@@ -85,6 +85,8 @@ async def within_room(ask: AskFor[T], sampling: SamplingParams, clip_max_tokens:
     try:
         return await ask(sampling)
     except MaxTokensTooLargeError as exc:
+        if exc.partial is not None:
+            raise  # of the rest of a resumed turn: asking anew would throw its ids away
         if clip_max_tokens:
             # Where the room is not known it is left out: an engine then fills what there is.
             return await ask(sampling.with_max_tokens(exc.room))

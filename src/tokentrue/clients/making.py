@@ -128,7 +128,9 @@ def _wrapped(engine: Engine, chosen: ClientConfig, bracket: Bracket | None) -> E
         engine = BracketedEngine(engine, bracket)
     if chosen.measure_logprobs and not chosen.fleet:
         engine = MeasuredEngine(engine)
-    return ResumingEngine(engine, chosen.resume_aborted) if chosen.resume_aborted else engine
+    if chosen.resume_aborted:
+        engine = ResumingEngine(engine, chosen.resume_aborted, chosen.clip_max_tokens)
+    return engine
 
 
 def _check_policy(config: ClientConfig, clock: PolicyClock | None) -> None:

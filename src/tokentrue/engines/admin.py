@@ -88,8 +88,11 @@ class Admin(Protocol):
     async def version(self) -> str:
         """The version that all engines are labelled with.
 
+        A vLLM or an SGLang that was never told one is labelled `tokentrue.weights.UNSET_LABEL`; what is sampled
+        under that is of an unknown version.
+
         Raises:
-            EvidenceError: One has no label, or they differ.
+            EvidenceError: One tells no label (a Dynamo worker that was never told one), or they differ.
             EngineError, TransportError: See `tokentrue.errors`.
         """
         ...
@@ -187,20 +190,40 @@ class DynamoFleet:
             await server.close()
 
 
+@dataclass(slots=True)
+class _OneAtATime:
+    """A lock of the running loop: one admin may be used by one loop after the other."""
+
+    _held: tuple[asyncio.AbstractEventLoop, asyncio.Lock] | None = None
+
+    def lock(self) -> asyncio.Lock:
+        loop = asyncio.get_running_loop()
+        if self._held is None or self._held[0] is not loop:
+            self._held = (loop, asyncio.Lock())
+        return self._held[1]
+
+
 @dataclass(frozen=True, slots=True)
 class HttpAdmin:
-    """An `Admin` of engines behind HTTP; `make_admin` makes one. Use as `async with`, or `close` it."""
+    """An `Admin` of engines behind HTTP; `make_admin` makes one. Use as `async with`, or `close` it.
+
+    An update, a pause and a resumption wait for one another: two updates at once would label the weights of one
+    with the version of the other. (Of two admins of the same engines, only one may change anything at a time.)
+    """
 
     codec: AdminCodec
     fleet: _Fleet
+    _turn: _OneAtATime = field(default_factory=_OneAtATime, init=False, repr=False, compare=False)
 
     async def pause(self, mode: PauseMode = PauseMode.KEEP) -> None:
         """See `Admin.pause`."""
-        await self._on_all(await self.fleet.targets(), self.codec.pause(mode))
+        async with self._turn.lock():
+            await self._on_all(await self.fleet.targets(), self.codec.pause(mode))
 
     async def resume(self) -> None:
         """See `Admin.resume`."""
-        await self._on_all(await self.fleet.targets(), self.codec.resume())
+        async with self._turn.lock():
+            await self._on_all(await self.fleet.targets(), self.codec.resume())
 
     async def reset_prefix_cache(self) -> None:
         """See `Admin.reset_prefix_cache`."""
@@ -228,12 +251,13 @@ class HttpAdmin:
             Step.RESET: self.codec.reset_prefix_cache(),
             Step.RESUME: self.codec.resume(),
         }
-        targets = await self.fleet.targets()
-        for step, call in steps.items():
-            try:
-                await self._on_all(targets, call)
-            except TokentrueError as exc:
-                raise await self._stopped(step, targets, exc) from exc
+        async with self._turn.lock():
+            targets = await self.fleet.targets()
+            for step, call in steps.items():
+                try:
+                    await self._on_all(targets, call)
+                except TokentrueError as exc:
+                    raise await self._stopped(step, targets, exc) from exc
 
     async def _on_all(self, targets: Sequence[Target], call: AdminCall[T]) -> list[T]:
         """The same call to all at once; every one has answered, or failed, when this returns or raises."""

@@ -29,8 +29,15 @@ from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
 from tokentrue.engines.engine import Engine, EngineServer
-from tokentrue.errors import EvidenceError, TokentrueError
-from tokentrue.generation import EngineInfo, GenerateRequest, Generation, LogprobsMode, with_logprobs_mode
+from tokentrue.errors import AbortedError, EvidenceError, TokentrueError
+from tokentrue.generation import (
+    AnyGeneration,
+    EngineInfo,
+    GenerateRequest,
+    Generation,
+    LogprobsMode,
+    with_logprobs_mode,
+)
 from tokentrue.sampling import SamplingParams
 from tokentrue.tokens import TokenIds
 from tokentrue.transports.transport import HttpCall, HttpReply
@@ -259,8 +266,8 @@ class LogprobsModes:
         return self._measured[model]
 
     async def marked(
-        self, generation: Generation, model: str, sampling: SamplingParams, asks: Callable[[], Sequence[Ask]]
-    ) -> Generation:
+        self, generation: AnyGeneration, model: str, sampling: SamplingParams, asks: Callable[[], Sequence[Ask]]
+    ) -> AnyGeneration:
         """The generation, saying what its log-probabilities mean.
 
         Args:
@@ -302,13 +309,21 @@ class MeasuredEngine:
     modes: LogprobsModes = field(default_factory=LogprobsModes)
 
     async def generate(self, request: GenerateRequest) -> Generation:
-        """See `Engine.generate`; the first one whose meaning matters is followed by a few short ones."""
-        generation = await self.engine.generate(request)
+        """See `Engine.generate`; the first one whose meaning matters is followed by a few short ones.
+
+        The ids of an aborted turn are marked as well: the rest of it may come from another endpoint.
+        """
+        try:
+            generation = await self.engine.generate(request)
+        except AbortedError as exc:
+            if exc.partial is not None and len(exc.partial.tokens.completion_ids):
+                exc.partial = await self._marked(exc.partial, request)
+            raise
+        return await self._marked(generation, request)
+
+    async def _marked(self, sampled: AnyGeneration, request: GenerateRequest) -> AnyGeneration:
         return await self.modes.marked(
-            generation,
-            request.model,
-            request.sampling,
-            lambda: asks_of(self.engine, request),
+            sampled, request.model, request.sampling, lambda: asks_of(self.engine, request)
         )
 
     async def measured(self, request: GenerateRequest) -> MeasuredLogprobs:

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Protocol, TypeVar
 
 from tokentrue.engines.engine import Engine
-from tokentrue.errors import AbortedError, ConfigError
-from tokentrue.generation import EngineInfo, GenerateRequest, Generation
+from tokentrue.errors import ConfigError, TokentrueError
+from tokentrue.generation import AnyGeneration, EngineInfo, GenerateRequest, Generation
 from tokentrue.sampling import SamplingParams
-from tokentrue.weights import attributed, salted
+from tokentrue.weights import attributed, contradicting, salted
 
 T = TypeVar("T")
+
+_LOGGER = logging.getLogger(__name__)
+
+Mark = Callable[[Generation], Generation]
+"""The same generation with its weight spans attributed."""
 
 
 class PolicyClock(Protocol):
@@ -58,36 +64,59 @@ class Bracket:
 
     clock: PolicyClock
     salts: bool = False
+    _told: set[tuple[str, str]] = field(default_factory=set, init=False, repr=False, compare=False)
 
     async def around(
         self,
         ask: Callable[[SamplingParams], Awaitable[T]],
         sampling: SamplingParams,
-        with_versions: Callable[[T, str, str], T],
+        on_inside: Callable[[T, Mark], T],
     ) -> T:
-        """What `ask` gives, through `with_versions` with the version before and after.
+        """What `ask` gives, its generation attributed to the version before and after; see `attributed`.
 
-        The partial ids of an aborted turn are attributed in the same way.
+        The partial ids of a turn that was given up are attributed in the same way.
+
+        Args:
+            on_inside: Applies the second argument to the generation inside of the first.
 
         Raises:
-            EngineError, TransportError: Of the call, or of the clock.
+            EngineError, TransportError: Of the call, or of the clock before it. Once something is sampled, a clock
+                that fails takes nothing away: the ids are of an unknown version, and a warning says why.
         """
         before = await self.clock.version()
         try:
             answer = await ask(salted(sampling, before) if self.salts else sampling)
-        except AbortedError as exc:
+        except TokentrueError as exc:
             if exc.partial is not None:
-                length = len(exc.partial.tokens.completion_ids)
-                spans = attributed(exc.partial.weight_spans, length, before, await self.clock.version())
-                exc.partial = replace(exc.partial, weight_spans=spans)
+                exc.partial = self._marked(exc.partial, before, await self._after())
             raise
-        return with_versions(answer, before, await self.clock.version())
+        after = await self._after()
+        return on_inside(answer, lambda generation: self._marked(generation, before, after))
 
+    async def _after(self) -> str | None:
+        try:
+            return await self.clock.version()
+        except Exception as exc:  # noqa: BLE001 - a clock may be anybody's, and the ids are there already
+            _LOGGER.warning(
+                "the policy version could not be read after a call, so who sampled its ids is known only where "
+                "the engine says it: %s: %s",
+                type(exc).__name__,
+                exc,
+            )
+            return None
 
-def with_versions(generation: Generation, before: str, after: str) -> Generation:
-    """The same generation with its weight spans attributed; see `attributed`."""
-    length = len(generation.tokens.completion_ids)
-    return replace(generation, weight_spans=attributed(generation.weight_spans, length, before, after))
+    def _marked(self, sampled: AnyGeneration, before: str, after: str | None) -> AnyGeneration:
+        spans = sampled.weight_spans
+        for version in contradicting(spans, before, after):
+            if (version, before) not in self._told:
+                self._told.add((version, before))
+                _LOGGER.warning(
+                    "the engine says that %r sampled a turn, and the clock said %r before and after it; the "
+                    "engine's word stands: either its label or the clock was not set with the weights",
+                    version,
+                    before,
+                )
+        return replace(sampled, weight_spans=attributed(spans, len(sampled.tokens.completion_ids), before, after))
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +132,7 @@ class BracketedEngine:
         async def ask(sampling: SamplingParams) -> Generation:
             return await self.engine.generate(replace(request, sampling=sampling))
 
-        return await self.bracket.around(ask, request.sampling, with_versions)
+        return await self.bracket.around(ask, request.sampling, lambda generation, mark: mark(generation))
 
     async def describe(self, model: str | None = None) -> EngineInfo:
         """See `Engine.describe`."""

@@ -199,7 +199,7 @@ class DynamoTransport:
             raise aborted_with(exc, lambda: _partial(request, sampled, answer, nvext)) from None
         if ids is None:
             raise EvidenceError(f"the reply carries no sampled ids; {ADVICE}", status=200)
-        check_completion(request, ids, answer.usage)
+        check_completion(request, ids, answer.usage, nvext.stop_reason)
         check_stop(request, ids, finish_reason, nvext.stop_reason)
         logprobs = _logprobs(request, ids, choice, nvext)
         return Generation(

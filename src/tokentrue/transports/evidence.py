@@ -175,8 +175,13 @@ def check_prompt_count(request: GenerateRequest, usage: Counts | None, advice: s
         )
 
 
-def check_completion(request: GenerateRequest, ids: Sequence[int], usage: Counts | None) -> None:
+def check_completion(
+    request: GenerateRequest, ids: Sequence[int], usage: Counts | None, stopped_at: int | str | None = None
+) -> None:
     """Compare the sampled ids with the vocabulary, with `max_tokens` and with the engine's own count.
+
+    Args:
+        stopped_at: What the engine names as the end; without ids that tells whether it took a stop id off.
 
     Raises:
         EmptyCompletionError: There are none.
@@ -185,7 +190,8 @@ def check_completion(request: GenerateRequest, ids: Sequence[int], usage: Counts
             id in the middle.
     """
     if not ids:
-        raise EmptyCompletionError("the engine finished without sampling a single id")
+        stop_id = stopped_at if isinstance(stopped_at, int) else None
+        raise EmptyCompletionError("the engine finished without sampling a single id", stop_id=stop_id)
     vocab_size = request.vocab_size if request.vocab_size is not None else 2**31
     if min(ids) < 0 or max(ids) >= vocab_size:
         wrong = min(ids) if min(ids) < 0 else max(ids)

@@ -172,7 +172,7 @@ class SglangTransport:
         answer = _decoded(request, reply)
         meta = answer.meta_info
         try:
-            finish_reason = _finish_reason(meta, request, reply)
+            finish_reason = _finish_reason(meta, request, reply, answer.output_ids)
         except AbortedError as exc:
             if meta.finish_reason is None:
                 raise
@@ -292,17 +292,21 @@ def _decoded_meta(raw: msgspec.Raw) -> _Meta:
         raise MalformedReplyError(f"meta_info cannot be read: {exc}", status=200) from exc
 
 
-def _finish_reason(meta: _Meta, request: AnyRequest, reply: HttpReply) -> FinishReason:
+def _finish_reason(meta: _Meta, request: AnyRequest, reply: HttpReply, ids: Sequence[int] = ()) -> FinishReason:
     """Why sampling ended; an abort keeps what the engine says of it.
+
+    An abort with a status is a refusal where nothing was sampled. With `ids` it is a turn that was given up half
+    way, whatever the status: to call it busy would have it sampled anew.
 
     Raises:
         AbortedError, EngineError, OverlongPromptError: The turn was given up, or refused inside a 200.
     """
     told = meta.finish_reason
     if told is not None and told.type == "abort":
-        if told.status_code is not None:
+        if told.status_code is not None and not ids:
             raise reported_inside(told.message or "", told.status_code, reply, request, WORDS)
-        raise AbortedError("the engine gave up the turn", status=200, detail=told.message or "")
+        status = 200 if told.status_code is None else told.status_code
+        raise AbortedError("the engine gave up the turn", status=status, detail=told.message or "")
     return finish_reason_from(told.type if told is not None else None)
 
 
@@ -315,8 +319,8 @@ def _checked(
         EmptyCompletionError, EvidenceError, MalformedReplyError: They contradict each other.
     """
     check_prompt_count(request, meta, _ADVICE)
-    check_completion(request, ids, meta)
     told = meta.finish_reason
+    check_completion(request, ids, meta, told.matched if told is not None else None)
     if told is None:
         return None
     if finish_reason is FinishReason.LENGTH and told.length is not None and told.length != len(ids):

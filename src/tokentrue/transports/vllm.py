@@ -129,7 +129,7 @@ class VllmTransport:
             if choice.finish_reason not in ABORTED_WORDS:
                 raise
             raise aborted_with(exc, lambda: _partial(request, answer, choice)) from None
-        check_completion(request, choice.token_ids, answer.usage)
+        check_completion(request, choice.token_ids, answer.usage, choice.stop_reason)
         check_stop(request, choice.token_ids, finish_reason, choice.stop_reason)
         logprobs = paired_logprobs(choice.token_ids, choice.logprobs)
         return Generation(

@@ -155,7 +155,7 @@ class EmbeddedEngine:
             yield self._generation(request, submitted)
         except TokentrueError as exc:
             known = sequence.completion_ids[:told], sequence.logprobs[:told]
-            exc.partial = PartialGeneration(make_tokens(request.prompt_ids, *known))
+            exc.partial = PartialGeneration(make_tokens(request.prompt_ids, *known), logprobs_mode=self._mode)
             raise
         finally:
             if not submitted.future.done():
