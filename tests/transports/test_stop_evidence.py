@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import copy
+import json
 
 import pytest
 
-from tokentrue.errors import EvidenceError
+from tokentrue.errors import EmptyCompletionError, EvidenceError
 from tokentrue.generation import GenerateRequest
 from tokentrue.sampling import SamplingParams
+from tokentrue.tokens import TokenIds
+from tokentrue.transports.transport import HttpReply
+from tokentrue.transports.vllm import VllmTransport
 
 
 def asked_with(recorded, **sampling) -> GenerateRequest:
@@ -63,3 +67,26 @@ def test_another_name_for_the_model_is_no_contradiction(capture) -> None:
     recorded = capture("vllm", "generate_logprobs1_return_ids")
     request = GenerateRequest("an-alias", recorded.request().prompt_ids, SamplingParams(max_tokens=8))
     assert recorded.transport.read_generate(request, recorded.reply).model == "tiny"
+
+
+@pytest.mark.parametrize(
+    ("counted", "stop_reason", "told"),
+    [
+        (1, 7, 7),
+        (0, 7, 7),
+        (5, 7, None),  # it kept four ids back: that is no stop behind what came before
+        (None, 7, None),
+        (1, "HO", None),
+        (1, None, None),
+    ],
+)
+def test_without_ids_the_stop_id_is_told_only_where_nothing_else_can_be_missing(
+    counted, stop_reason, told
+) -> None:
+    choice = {"index": 0, "token_ids": [], "logprobs": None, "finish_reason": "stop", "stop_reason": stop_reason}
+    usage = {"prompt_tokens": 3, "completion_tokens": counted, "total_tokens": 3 + (counted or 0)}
+    answer = {"request_id": "r", "choices": [choice], **({} if counted is None else {"usage": usage})}
+    asked = GenerateRequest("m", TokenIds([1, 2, 3]), SamplingParams(stop_token_ids=(7,)))
+    with pytest.raises(EmptyCompletionError) as raised:
+        VllmTransport().read_generate(asked, HttpReply(200, {}, json.dumps(answer).encode()))
+    assert raised.value.stop_id == told

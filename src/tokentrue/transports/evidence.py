@@ -190,7 +190,9 @@ def check_completion(
             id in the middle.
     """
     if not ids:
-        stop_id = stopped_at if isinstance(stopped_at, int) else None
+        # An engine that counts more than the stop id has kept ids back, and one that counts nothing may have.
+        is_told = usage is not None and usage.completion_tokens in (0, 1)
+        stop_id = stopped_at if is_told and isinstance(stopped_at, int) else None
         raise EmptyCompletionError("the engine finished without sampling a single id", stop_id=stop_id)
     vocab_size = request.vocab_size if request.vocab_size is not None else 2**31
     if min(ids) < 0 or max(ids) >= vocab_size:
