@@ -6,6 +6,8 @@ VENV ?= .venv
 PY := $(VENV)/bin/python
 PIP := $(PY) -m pip --disable-pip-version-check
 DEMO_OUT ?= demo-run
+# Processes that share the hermetic tests; each loads tokenizers of its own (1 GB).
+WORKERS ?= 2
 SOURCES := $(shell find src -type f -not -name '*.pyc') pyproject.toml README.md LICENSE
 
 .DEFAULT_GOAL := help
@@ -50,7 +52,7 @@ check: $(VENV)/wheel $(VENV)/test-tools
 	@$(PY) -m mypy
 
 test: check
-	@$(PY) -m pytest -q -m "not dynamo and not vllm and not dynamo_vllm"
+	@$(PY) -m pytest -q -n $(WORKERS) --dist worksteal -m "not dynamo and not vllm and not dynamo_vllm"
 
 # The site: the pages of docs/, and the reference of every public name. The tests build it too.
 docs: $(VENV)/wheel $(VENV)/test-tools
