@@ -6,6 +6,7 @@ import asyncio
 import os
 import re
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 
@@ -139,6 +140,33 @@ def test_a_breach_of_law_1_or_2_is_refused_with_its_evidence(plugged: PluggedRen
         assert re.search(told, outcome.detail), outcome.detail
 
 
+def test_a_bridge_that_leaves_new_messages_out_is_refused(plugged: PluggedRenderer) -> None:
+    """What is left out ends with a close as well: that the full rendering ends so proves nothing."""
+    history, new = (USER, SAID), [Message("user", "IMPORTANT"), ASKED]
+
+    class Forgetful(Meddling):
+        def bridge_to_next_turn(self, prompt_ids, completion_ids, new_messages, *, tools=None):
+            found = self.inner.bridge_to_next_turn(prompt_ids, completion_ids, new_messages[min(self.change, 1) :])
+            if self.change == 2:
+                found.token_ids = [*prompt_ids, *completion_ids, *opener]
+            return found
+
+    full = plugged.render_ids([*history, *new]).tolist()
+    opener = full[len(full) - full[::-1].index(plugged.tokenizer.encode("<|im_end|>")[0]) :]
+    prompt = plugged.render_ids([USER])
+    for ids in (plugged.tokenizer.encode("Ho<|im_end|>"), plugged.tokenizer.encode("Ho")):
+        for left_out in (0, 1, 2):
+            forgetful = replace(plugged, plug_in=Forgetful(plugged.plug_in, left_out))
+            outcome = forgetful.bridge_to_next_turn(
+                prompt, ids, new, history=history, finish_reason=FinishReason.STOP
+            )
+            if left_out:
+                assert isinstance(outcome, BridgeRefused), (ids, left_out, outcome)
+                assert outcome.why is Why.PLUG_IN_BREACH
+            else:
+                assert isinstance(outcome, Bridge)
+
+
 def test_none_and_an_exception_are_refusals_with_a_reason(plugged: PluggedRenderer) -> None:
     def raises(found):
         raise AssertionError("no <|thing|> in this vocabulary")
@@ -206,19 +234,39 @@ def test_errors_are_of_our_tree_and_say_who_and_what(plugged: PluggedRenderer) -
     with pytest.raises(UnsupportedParameterError, match="no_such_knob"):
         plugged.with_template_kwargs({"no_such_knob": 1})
 
-    class Unreadable(Meddling):
-        def parse_response(self, *_, **__):
-            raise IndexError("list index out of range")
-
-    with pytest.raises(RendererContractError, match="cannot read 1 sampled ids: IndexError"):
-        replace(plugged, plug_in=Unreadable(plugged.plug_in)).parse_response([1])
-
     class Unstoppable(Meddling):
         def get_stop_token_ids(self):
             return []
 
     with pytest.raises(RendererContractError, match="stop ids"):
         replace(plugged, plug_in=Unstoppable(plugged.plug_in))
+
+
+def test_a_reader_that_fails_loses_no_sample(plugged: PluggedRenderer, caplog: pytest.LogCaptureFixture) -> None:
+    class Unreadable(Meddling):
+        def parse_response(self, *_, **__):
+            raise IndexError("list index out of range")
+
+    class Textless(Meddling):
+        def parse_response(self, *_, **__):
+            return SimpleNamespace(content=7, reasoning_content=None, reasoning_complete=None, tool_calls=[])
+
+    ids = plugged.tokenizer.encode("<think>Ho<|im_end|>")
+    for kind, told in ((Unreadable, "IndexError: list index out of range"), (Textless, "no text")):
+        read = replace(plugged, plug_in=kind(plugged.plug_in)).parse_response(ids)
+        assert (read.content, read.tool_calls, read.stop_id) == ("<think>Ho", (), ids[-1])
+        assert told in read.unread
+        assert read.unread in caplog.text
+    assert plugged.parse_response(ids).unread == ""
+
+    async def play():
+        broken = replace(plugged, plug_in=Unreadable(plugged.plug_in))
+        async with RendererClient(EmbeddedEngine(MODEL_FOLDER), broken) as client:
+            return await client.get_response([USER], MODEL_NAME, SamplingParams(max_tokens=8, seed=1))
+
+    response = asyncio.run(play())
+    assert response.turn is not None
+    assert response.message.content
 
 
 def test_template_kwargs_make_another_renderer(plugged: PluggedRenderer) -> None:

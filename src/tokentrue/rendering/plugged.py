@@ -6,8 +6,8 @@ ended, and knows neither the history nor the name of the tool whose result comes
 
 - What can be judged without it is: a stop in the middle, nothing new, an assistant message among the new ones.
 - Law 1 and the vocabulary are checked on every bridge.
-- Law 2 is checked on every bridge: what it adds must be how its own full rendering ends. A short history is
-  rendered for that, and the whole one only where the short one disagrees, so a turn costs what is new in it.
+- Law 2 is checked on every bridge: what it adds must be all that its own full rendering has behind the sampled
+  message. The whole history is rendered for that, twice: that a short one would do is proved of no plug-in.
 - Where the engine left the stop out, each stop is tried in turn, and law 2 says which one it was.
 
 A breach of a law is a refusal with the evidence in it, `Why.PLUG_IN_BREACH`; the turn is then rendered anew.
@@ -17,9 +17,11 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cache
 from typing import Any, Protocol
 
 from tokentrue.errors import (
@@ -36,12 +38,15 @@ from tokentrue.rendering.contract import Messages, RendererContract, Tools
 from tokentrue.rendering.formats.parsed import CallStatus, ParsedToolCall, judged, schemas_of
 from tokentrue.rendering.formats.reasoning import ReasoningState
 from tokentrue.rendering.markers import ControlMarkers
+from tokentrue.rendering.plugged_seam import behind_said, seam_of, shared_end
 from tokentrue.rendering.reader import ParsedResponse
 from tokentrue.rendering.rendered import UNKNOWN_WRITERS, RenderedTokens
 from tokentrue.rendering.tail import BridgeRefused, FollowUp
 from tokentrue.rendering.tokenizer import Tokenizer
 from tokentrue.tokens import TokenIds
 from tokentrue.turns import Junction, TokenKind, TokenSpan, Why
+
+_LOGGER = logging.getLogger(__name__)
 
 _STATUS = {
     "ok": CallStatus.OK,
@@ -51,6 +56,9 @@ _STATUS = {
     "missing_name": CallStatus.MISSING_NAME,
     "unknown_tool": CallStatus.UNKNOWN_TOOL,
 }
+_Behind = Callable[[], list[int] | BridgeRefused]
+"""Gives what the full rendering has behind the sampled message; renders on its first call only."""
+
 _REMEMBERED = 65_536
 """How many warnings are remembered as given."""
 
@@ -134,7 +142,7 @@ class PluggedRenderer:
         except TemplateRenderError as exc:
             raise RendererContractError(f"{self.name} cannot render a greeting: {exc}") from exc
         # What both end with begins with the close; harmony writes another one than the stop that was sampled.
-        behind = [each for each in _shared_end(one, other) if self.tokenizer.added_token_of_id(each) is not None]
+        behind = [each for each in shared_end(one, other) if self.tokenizer.added_token_of_id(each) is not None]
         object.__setattr__(self, "_closes", frozenset({*behind[:1], *stops}))
         # A date in the prompt makes two renderers differ that are configured alike.
         digest = hashlib.sha256(repr(one).encode()).hexdigest()
@@ -245,20 +253,21 @@ class PluggedRenderer:
         refused = check_follow_up(asked) or check_stops(completion, self._stop_ids)
         if refused is not None:
             return refused
+        behind: _Behind = cache(lambda: self._behind_said(asked))
         stopped = len(completion) > 0 and completion[-1] in self._stop_ids
         if stopped or finish_reason not in (FinishReason.STOP, FinishReason.TOOL_CALLS):
-            return self._bridge(prompt, completion, asked)
-        return self._with_stop_restored(prompt, completion, asked)
+            return self._bridge(prompt, completion, asked, behind)
+        return self._with_stop_restored(prompt, completion, asked, behind)
 
     def _with_stop_restored(
-        self, prompt: TokenIds, completion: TokenIds, asked: FollowUp
+        self, prompt: TokenIds, completion: TokenIds, asked: FollowUp, behind: _Behind
     ) -> Bridge | BridgeRefused:
         refusals: list[BridgeRefused] = []
         for how in (Junction.EXACT, Junction.STOP_REWRITTEN):
             if how is Junction.STOP_REWRITTEN and self._closes <= set(self._stop_ids):
                 break  # only where history never spells the stop as it is sampled (harmony) may it be another one
             for stop in self._stop_ids:
-                outcome = self._bridge(prompt, completion.extended((stop,)), asked)
+                outcome = self._bridge(prompt, completion.extended((stop,)), asked, behind)
                 if isinstance(outcome, Bridge) and outcome.junction is how:
                     return _restored(outcome, stop, asked)
                 if isinstance(outcome, BridgeRefused):
@@ -269,7 +278,9 @@ class PluggedRenderer:
             Why.PLUG_IN_BREACH, f"{self.name}: no stop id is how its full rendering ends the message"
         )
 
-    def _bridge(self, prompt: TokenIds, completion: TokenIds, asked: FollowUp) -> Bridge | BridgeRefused:
+    def _bridge(
+        self, prompt: TokenIds, completion: TokenIds, asked: FollowUp, behind: _Behind
+    ) -> Bridge | BridgeRefused:
         try:
             found = self.plug_in.bridge_to_next_turn(
                 prompt.tolist(), completion.tolist(), _new_messages(asked), tools=list(asked.tools) or None
@@ -283,7 +294,7 @@ class PluggedRenderer:
         if breach:
             return BridgeRefused(Why.PLUG_IN_BREACH, f"{self.name}: {breach}")
         added = ids[len(before) :]
-        seam = self._proved_seam(prompt, completion, added, asked)
+        seam = self._proved_seam(prompt, completion, added, behind())
         if isinstance(seam, BridgeRefused):
             return seam
         inserted, junction = seam
@@ -308,39 +319,30 @@ class PluggedRenderer:
         return ""
 
     def _proved_seam(
-        self, prompt: TokenIds, completion: TokenIds, added: list[int], asked: FollowUp
+        self, prompt: TokenIds, completion: TokenIds, added: list[int], behind: list[int] | BridgeRefused
     ) -> tuple[int, Junction] | BridgeRefused:
         """How many of `added` were put in to end the message, and the junction; law 2, or a refusal."""
-        told = ""
-        for one in (asked.shortened(), asked):
-            if one is None:
-                continue
-            try:
-                full = self.render_ids((*one.history, *one.new), tools=one.tools).tolist()
-            except TokentrueError as exc:
-                told = str(exc)
-                continue
-            last = completion[-1] if len(completion) else None
-            seam = self._seam(last, added, full)
-            if seam is not None and (seam[0] == 0 or self._may_insert(prompt, completion, added[: seam[0]])):
-                return seam
-            told = f"its rendering ends with {full[-len(added) - 2 :]}, and the bridge adds {added} behind {last}"
-        return BridgeRefused(Why.PLUG_IN_BREACH, f"{self.name}: the bridge is not what it renders (law 2): {told}")
+        if isinstance(behind, BridgeRefused):
+            return behind
+        last = completion[-1] if len(completion) else None
+        seam = seam_of(last, added, behind, self._stop_ids)
+        if seam is not None and (seam[0] == 0 or self._may_insert(prompt, completion, added[: seam[0]])):
+            return seam
+        return self._breach_of_law_2(
+            f"behind the sampled message its rendering has {behind}, and the bridge adds {added} behind {last}"
+        )
 
-    def _seam(self, last: int | None, added: list[int], full: list[int]) -> tuple[int, Junction] | None:
-        same = len(_shared_end(added, full))
-        in_front = full[-same - 1] if same < len(full) else None
-        if last in self._stop_ids:
-            if same < len(added):
-                return None
-            if in_front == last:
-                return 0, Junction.EXACT
-            # Another stop was sampled than the rendering has: there, or first in what is added.
-            if last not in full[-same - 8 : -same] and (in_front in self._closes or added[0] in self._closes):
-                return 0, Junction.STOP_REWRITTEN
-            return None
-        closes = [at for at in range(len(added) - same, len(added)) if added[at] in self._closes]
-        return (closes[0] + 1, Junction.CLOSE_ADDED) if closes else None
+    def _behind_said(self, asked: FollowUp) -> list[int] | BridgeRefused:
+        """What the full rendering has behind the sampled message, from its close on."""
+        try:
+            return behind_said(
+                lambda messages: self.render_ids(messages, tools=asked.tools).tolist(), asked, self._closes
+            )
+        except TokentrueError as exc:
+            return self._breach_of_law_2(str(exc))
+
+    def _breach_of_law_2(self, told: str) -> BridgeRefused:
+        return BridgeRefused(Why.PLUG_IN_BREACH, f"{self.name}: the bridge is not what it renders (law 2): {told}")
 
     def _may_insert(self, prompt: TokenIds, completion: TokenIds, inserted: list[int]) -> bool:
         """In front of a close there is nothing to put in, unless reasoning was left open."""
@@ -354,20 +356,27 @@ class PluggedRenderer:
     ) -> ParsedResponse:
         """Read a completion; arguments as in the contract.
 
-        Raises:
-            RendererContractError: The plug-in raised, or gave a status that is not known.
+        Where the plug-in raises, or gives what cannot be, the sample is not lost: all of its text is the content,
+        `unread` says why, and a warning is logged.
         """
         sampled, offered = TokenIds(ids).tolist(), tools_from(tools)
+        stop_id = sampled[-1] if sampled and sampled[-1] in self._stop_ids else None
         try:
-            parsed = self.plug_in.parse_response(
-                list(sampled), tools=list(offered) or None, prompt_ids=TokenIds(prompt_ids).tolist()
-            )
-        except Exception as exc:
-            raise RendererContractError(
-                f"{self.name} cannot read {len(sampled)} sampled ids: {told_of(exc)}"
-            ) from exc
+            return self._read(sampled, TokenIds(prompt_ids).tolist(), offered, stop_id)
+        except Exception as exc:  # noqa: BLE001 - a sample outlives whatever a reader raises
+            told = f"{self.name} cannot read {len(sampled)} sampled ids: {told_of(exc)}"
+        _LOGGER.warning("%s; their text is kept as it was sampled", told)
+        text = self.tokenizer.decode(sampled if stop_id is None else sampled[:-1])
+        return ParsedResponse(text, None, ReasoningState.ABSENT, (), stop_id, told)
+
+    def _read(
+        self, sampled: list[int], prompt: list[int], offered: tuple[dict[str, Any], ...], stop_id: int | None
+    ) -> ParsedResponse:
+        parsed = self.plug_in.parse_response(list(sampled), tools=list(offered) or None, prompt_ids=prompt)
         schemas = schemas_of(offered)
         thought: str | None = parsed.reasoning_content
+        if not isinstance(parsed.content or "", str) or not isinstance(thought or "", str):
+            raise RendererContractError("it gave content or reasoning that is no text")
         state = ReasoningState.ABSENT if thought is None else ReasoningState.CLOSED
         if parsed.reasoning_complete is False:
             state, thought = ReasoningState.OPEN, thought or ""
@@ -376,7 +385,7 @@ class PluggedRenderer:
             reasoning_content=thought,
             reasoning=state,
             tool_calls=tuple(judged(self._call(call), schemas) for call in parsed.tool_calls),
-            stop_id=sampled[-1] if sampled and sampled[-1] in self._stop_ids else None,
+            stop_id=stop_id,
         )
 
     def _call(self, call: Any) -> ParsedToolCall:
@@ -430,16 +439,6 @@ def _new_messages(asked: FollowUp) -> list[dict[str, Any]]:
         if message["role"] == "tool" and "name" not in message and message.get("tool_call_id") in names:
             message["name"] = names[message["tool_call_id"]]
     return found
-
-
-def _shared_end(one: list[int], other: list[int]) -> list[int]:
-    """The longest list that both end with."""
-    length = 0
-    for mine, theirs in zip(reversed(one), reversed(other), strict=False):
-        if mine != theirs:
-            break
-        length += 1
-    return one[len(one) - length :]
 
 
 def _restored(bridge: Bridge, stop: int, asked: FollowUp) -> Bridge:

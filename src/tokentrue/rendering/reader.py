@@ -31,13 +31,18 @@ MALFORMED_KEY = "malformed_tool_calls"
 
 @dataclass(frozen=True, slots=True)
 class ParsedResponse:
-    """One completion, read. Every attempted call is in `tool_calls`, with its status."""
+    """One completion, read. Every attempted call is in `tool_calls`, with its status.
+
+    Args:
+        unread: Why a plugged-in reader could not read it; `content` is then all of its text as it was sampled.
+    """
 
     content: str
     reasoning_content: str | None
     reasoning: ReasoningState
     tool_calls: tuple[ParsedToolCall, ...]
     stop_id: int | None
+    unread: str = ""
 
     @property
     def has_ok_call(self) -> bool:
