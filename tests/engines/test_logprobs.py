@@ -244,8 +244,10 @@ def test_a_failure_to_measure_fails_no_turn_and_is_told(caplog):
             asked.append(1)
             return [lambda sampling: failing.engine.generate(None)]
 
-        for _ in range(3):
-            found = await modes.marked(sampled, "m", SamplingParams(temperature=0.5), asks)
+        # At once, and one after the other: who waited behind the failure does not fail anew.
+        shaped = SamplingParams(temperature=0.5)
+        together = await asyncio.gather(*(modes.marked(sampled, "m", shaped, asks) for _ in range(20)))
+        for found in [*together, await modes.marked(sampled, "m", shaped, asks)]:
             assert found.logprobs_mode is LogprobsMode.UNKNOWN
         assert len(asked) == 1
         with pytest.raises(TokentrueError, match="no more of that"):
@@ -255,6 +257,25 @@ def test_a_failure_to_measure_fails_no_turn_and_is_told(caplog):
     asyncio.run(run())
     assert "could not be measured" in caplog.text
     assert "no more of that" in caplog.text
+
+
+def test_a_measurement_that_hangs_holds_no_turn_for_ever(monkeypatch, caplog):
+    monkeypatch.setattr("tokentrue.engines.logprobs.MEASURE_WITHIN_S", 0.05)
+
+    class Hangs(OneRow):
+        async def generate(self, request):
+            if request.sampling.max_tokens == 1:
+                return await super().generate(request)
+            await asyncio.Event().wait()
+            raise AssertionError
+
+    async def run():
+        engine = MeasuredEngine(Hangs([2.0, 1.0, 0.0], LogprobsMode.RAW))
+        request = GenerateRequest("m", TokenIds(PROMPT), SamplingParams(temperature=0.5, max_tokens=1))
+        return await asyncio.wait_for(engine.generate(request), 10)
+
+    assert asyncio.run(run()).logprobs_mode is LogprobsMode.UNKNOWN
+    assert "no answer within" in caplog.text
 
 
 def test_no_prompt_measures_nothing():

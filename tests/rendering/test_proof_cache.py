@@ -93,6 +93,16 @@ def test_an_entry_of_another_shape_counts_as_absent(tmp_path: Path) -> None:
         assert ProofCache(tmp_path).read("k") is None
 
 
+@pytest.mark.parametrize("what", ["folder", "entry"])
+def test_what_others_may_write_proves_nothing(tmp_path: Path, what: str) -> None:
+    cache = ProofCache(tmp_path / "cache")
+    cache.write("a" * 64, Proof(short_history=True))
+    assert cache.read("a" * 64) == Proof(short_history=True)
+    path = tmp_path / "cache" if what == "folder" else tmp_path / "cache" / ("a" * 64)
+    path.chmod(0o777)
+    assert cache.read("a" * 64) is None
+
+
 def test_a_broken_cache_is_replaced(tmp_path: Path, cache: Path) -> None:
     folder = write_folder(tmp_path / "model", QWEN_LIKE)
     first = loaded(folder)

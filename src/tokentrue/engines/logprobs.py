@@ -65,6 +65,9 @@ TRIES = 6
 ASK_AGAIN_S = 30.0
 """How long a failure to measure stands."""
 
+MEASURE_WITHIN_S = 30.0
+"""How long a sampled turn waits for a measurement at most."""
+
 
 Sampled = tuple[int, float]
 """A sampled id and its log-probability in nats."""
@@ -276,15 +279,24 @@ class LogprobsModes:
         marked = with_logprobs_mode(generation, sampling, self.known(model))
         if marked.logprobs_mode is not LogprobsMode.UNKNOWN or model in self._measured or self._waits(model):
             return marked
+        async with self._lock():
+            # Those who waited behind a failure do not fail anew, one after the other.
+            if model not in self._measured and not self._waits(model):
+                await self._try(model, asks)
+        return with_logprobs_mode(generation, sampling, self.known(model))
+
+    async def _try(self, model: str, asks: Callable[[], Sequence[Ask]]) -> None:
         try:
-            measured = await self.measured(model, asks())
-        except TokentrueError as exc:
+            async with asyncio.timeout(MEASURE_WITHIN_S):
+                self._measured[model] = await measure(asks())
+        except (TokentrueError, TimeoutError) as exc:
             self._failed_at[model] = time.monotonic()
+            told = str(exc) or f"no answer within {MEASURE_WITHIN_S:g} s"
             _LOGGER.warning(
-                "what the log-probabilities of %s mean could not be measured, turns say 'unknown': %s", model, exc
+                "what the log-probabilities of %s mean could not be measured, turns say 'unknown': %s", model, told
             )
-            return marked
-        return with_logprobs_mode(generation, sampling, measured.mode)
+            return
+        self._tell(model, self._measured[model])
 
     def _waits(self, model: str) -> bool:
         failed_at = self._failed_at.get(model)

@@ -3,7 +3,8 @@
 Only what is a pure function of its key is kept: whether a short history is enough, and the certificate. The
 key is a hash of all that they follow from: the template with its kwargs and what it is told of the time, the
 tokenizer, the stops, the policy for markers, the two libraries, and this room's own source. So nothing has to be
-invalidated, and an entry that cannot be read, or is not whole, counts as absent. A cache never fails a load.
+invalidated, and an entry that cannot be read, is not whole, or could have been written by another user counts as
+absent. A cache never fails a load.
 """
 
 from __future__ import annotations
@@ -12,11 +13,11 @@ import contextlib
 import hashlib
 import json
 import os
+import stat
 import sys
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import lru_cache
 from importlib.metadata import version
 from pathlib import Path
 
@@ -80,6 +81,8 @@ class ProofCache:
         if self.folder is None:
             return None
         try:
+            if not (_is_ours(self.folder) and _is_ours(self.folder / key)):
+                return None
             digest, _, payload = (self.folder / key).read_bytes().partition(b"\n")
         except OSError:
             return None
@@ -98,6 +101,8 @@ class ProofCache:
         # The proof is in memory and can be found again: a full disk or a read-only home is no failure.
         with contextlib.suppress(OSError):
             self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            if not _is_ours(self.folder):
+                return
             handle, name = tempfile.mkstemp(dir=self.folder, prefix=".")
             try:
                 with os.fdopen(handle, "wb") as file:
@@ -116,12 +121,20 @@ class ProofCache:
                 path.unlink(missing_ok=True)
 
 
+def _is_ours(path: Path) -> bool:
+    """Whether nobody else can have written it: what others may write proves nothing."""
+    if not hasattr(os, "getuid"):
+        return True
+    found = path.stat()
+    return found.st_uid == os.getuid() and not found.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
+
+
 def proof_key(
     template: ChatTemplate, tokenizer: Tokenizer, stop_ids: tuple[int, ...], policy: MarkerPolicy
 ) -> str:
     """A name for all that a proof follows from."""
     parts = [
-        _own_version(),
+        _OWN_VERSION,
         template.content_hash,
         template.told_time,
         tokenizer.content_hash,
@@ -131,7 +144,6 @@ def proof_key(
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
 
-@lru_cache(maxsize=1)
 def _own_version() -> str:
     """A hash of what computes proofs: this room's source, Python, and the libraries behind its doors."""
     hashed = hashlib.sha256(repr([sys.version_info, version("jinja2"), version("tokenizers")]).encode())
@@ -139,6 +151,10 @@ def _own_version() -> str:
     for path in sorted([*package.rglob("*.py"), *package.parent.glob("*.py")]):
         hashed.update(path.read_bytes())
     return hashed.hexdigest()
+
+
+_OWN_VERSION = _own_version()
+"""Read when the code is imported: files that change later are not the code that runs."""
 
 
 def _digest(payload: bytes) -> bytes:
