@@ -44,6 +44,9 @@ Each fault hits the second turn of a session; then things are mended and the tur
 how many requests reached the engine in the turn that failed: one that may have been sampled is never sent again,
 one that was refused with "later" is (`max_retries` was 2). "goes on" means that nothing was committed by the
 failure and the next prompt begins with every id of the turn before. The suites of both engines assert it.
+
+Dynamo was asked by `nvext.token_data`. By its `/inference/v1/generate`, 9006, 9008, 9022 and 9023 are an
+`EngineFailureError`, since that route says "internal server error" of them; the suite asserts that as well.
 """
 
 

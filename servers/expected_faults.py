@@ -46,3 +46,12 @@ EXPECTED: dict[str, str] = {
 
 DECLARED: dict[int, str] = {int(name[:4]): name for name in EXPECTED if name[:4].isdecimal()}
 """Faults that the deterministic Dynamo worker declares, by the sampling seed that asks for them."""
+
+BY_GENERATE: dict[str, str] = {
+    **EXPECTED,
+    "9006 EngineShutdown": "EngineFailureError",
+    "9008 HTTP 429": "EngineFailureError",
+    "9022 no finish reason": "EngineFailureError",
+    "9023 one log-probability too few": "EngineFailureError",
+}
+"""The same by Dynamo's `/inference/v1/generate`, which says "internal server error" of more of them."""

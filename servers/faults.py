@@ -31,13 +31,14 @@ _RETRIES = 2
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """A real server; `renderer` is the tokenizer folder of its model."""
+    """A real server; `renderer` is the tokenizer folder of its model, `dynamo_route` the way in on a Dynamo."""
 
     name: str
     url: str
     transport: str
     model: str
     renderer: str = "embedded"
+    dynamo_route: str = "token_data"
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,6 +173,7 @@ async def open_client(url: str, target: Target, timeout_s: float = TIMEOUT_S) ->
             client_type="renderer",
             renderer=target.renderer,
             renderer_transport=target.transport,
+            dynamo_route=target.dynamo_route if target.transport == "dynamo" else "auto",
             api_base_url=url,
             timeout=timeout_s,
             connect_timeout=2.0,

@@ -8,7 +8,7 @@ import signal
 import pytest
 from servers.dynamo.install import ensure_dynamo
 from servers.dynamo.server import EMBEDDED, FAULTS, DynamoServer
-from servers.expected_faults import DECLARED, EXPECTED
+from servers.expected_faults import BY_GENERATE, DECLARED, EXPECTED
 from servers.faults import (
     BEFORE,
     NETWORK,
@@ -56,10 +56,14 @@ def test_no_way_at_all(target, fault) -> None:
 
 
 @pytest.mark.parametrize("seed", DECLARED)
-def test_what_the_worker_declares(server, seed) -> None:
-    worker = server.workers[1]
-    target = Target("dynamo", server.frontends[0].url, "dynamo", FAULTS.model_name, str(worker.model_folder))
-    check(asyncio.run(declared(target, DECLARED[seed], seed)))
+@pytest.mark.parametrize("route", ["token_data", "generate"])
+def test_what_the_worker_declares(server, seed, route) -> None:
+    worker, expected = server.workers[1], {"token_data": EXPECTED, "generate": BY_GENERATE}[route]
+    url = server.frontends[0].url
+    target = Target("dynamo", url, "dynamo", FAULTS.model_name, str(worker.model_folder), route)
+    outcome = asyncio.run(declared(target, DECLARED[seed], seed))
+    assert outcome.error == expected[outcome.fault], outcome
+    assert outcome.is_lawful, outcome
 
 
 SLOWLY = {"seed": 9024}
