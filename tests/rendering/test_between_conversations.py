@@ -80,6 +80,12 @@ def test_a_template_that_looks_back_is_rendered_in_full_each_time(tmp_path: Path
     assert without.why is Why.HISTORY_NEEDED
 
 
+def test_a_template_that_counts_results_is_rendered_in_full(tmp_path: Path) -> None:
+    """DeepSeek-V3 opens the outputs once per conversation where it leaves out calls beside text."""
+    renderer = load_renderer(unpack_real("deepseek-v3", tmp_path))
+    assert not renderer.certificate.short_history
+
+
 def test_a_long_conversation_costs_short_renderings(real_qwen3: Renderer) -> None:
     memory = real_qwen3.bridges.tails.memory
     history: list[Message] = [

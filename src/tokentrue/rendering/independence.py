@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from tokentrue.messages import Message
+from tokentrue.messages import Message, ToolCall
 from tokentrue.rendering.tail import BridgeRefused, FollowUp, TailFinder
 from tokentrue.rendering.template_messages import PROBE_CALL, PROBE_TOOL
 
@@ -23,7 +23,18 @@ _CALLED = Message(role="assistant", tool_calls=(PROBE_CALL,))
 _RESULT = Message(role="tool", content="4", tool_call_id=PROBE_CALL.id, name=PROBE_CALL.name)
 _NEXT = Message(role="user", content="And five?")
 
-_FOLLOW_UPS: tuple[tuple[Message, tuple[Message, ...]], ...] = ((_SAID, (_NEXT,)), (_CALLED, (_RESULT,)))
+_SAID_AND_CALLED = Message(role="assistant", content="Let me see.", tool_calls=(PROBE_CALL,))
+_ANOTHER_CALL = ToolCall(name=PROBE_CALL.name, arguments=PROBE_CALL.arguments, id="qzCallId8")
+_CALLED_TWICE = Message(role="assistant", tool_calls=(PROBE_CALL, _ANOTHER_CALL))
+_ANOTHER_RESULT = Message(role="tool", content="5", tool_call_id=_ANOTHER_CALL.id, name=PROBE_CALL.name)
+
+_FOLLOW_UPS: tuple[tuple[Message, tuple[Message, ...]], ...] = (
+    (_SAID, (_NEXT,)),
+    (_CALLED, (_RESULT,)),
+    # A template that drops calls beside text, or closes a message by how many it has, may count results.
+    (_SAID_AND_CALLED, (_RESULT,)),
+    (_CALLED_TWICE, (_RESULT, _ANOTHER_RESULT)),
+)
 
 
 def _texts(literals: Sequence[str]) -> Iterator[str]:
