@@ -16,6 +16,7 @@ TokentrueError
 │   ├── SpelledMarkerError         a message spells a special token that cannot be kept plain text
 │   ├── BridgeRefusedError         on_rewrite='refuse': the template would now write the history otherwise
 │   └── RendererContractError      a plugged-in renderer broke the contract
+│       └── UnreadCompletionError  it raised while it read a completion; the turn is kept, and told
 ├── ModelOutputError               the model's output cannot be used as asked
 │   └── EmptyCompletionError       no id was sampled
 ├── EngineError                    the engine answered, and the answer is not a sample
@@ -47,6 +48,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from tokentrue.generation import PartialGeneration
+    from tokentrue.turns import Response
 
 
 class TokentrueError(Exception):
@@ -151,6 +153,18 @@ class BridgeRefusedError(TemplateError):
 
 class RendererContractError(TemplateError):
     """A plugged-in renderer returned, or raised, what the contract of a renderer rules out; says which."""
+
+
+class UnreadCompletionError(RendererContractError):
+    """A renderer raised where it read a completion, and nothing is known of the text; the session has the turn.
+
+    Args:
+        response: The turn, with its exact ids and `turn.unread`; its message is empty.
+    """
+
+    def __init__(self, message: str, response: Response) -> None:
+        super().__init__(message)
+        self.response = response
 
 
 class ModelOutputError(TokentrueError):

@@ -120,7 +120,8 @@ class TokenSpan:
 class Turn:
     """One engine call, as a record keeps it.
 
-    `logprobs_mode` says what `tokens.completion_logprobs` mean.
+    `logprobs_mode` says what `tokens.completion_logprobs` mean. `unread` says why the completion could not be read
+    as a message: the ids are what was sampled all the same, and the message is their text, where that is known.
     """
 
     index: int
@@ -134,6 +135,7 @@ class Turn:
     weight_spans: tuple[WeightSpan, ...] = ()
     logprobs_mode: LogprobsMode = LogprobsMode.UNKNOWN
     resumed_at: tuple[int, ...] = ()
+    unread: str = ""
 
     @property
     def version_source(self) -> VersionSource:

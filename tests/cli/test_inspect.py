@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -16,8 +17,10 @@ from tokentrue.cli.painting import Writer, paint_episode, token_texts
 from tokentrue.cli.screen import episode_screen
 from tokentrue.engines.embedded.engine import MODEL_FOLDER
 from tokentrue.errors import InvalidTokenIdError
+from tokentrue.messages import Message
 from tokentrue.rollouts.comparison import compare_episode
-from tokentrue.rollouts.record import open_record
+from tokentrue.rollouts.record import RecordWriter, open_record
+from tokentrue.rollouts.trajectory import EpisodeError, Phase
 from tokentrue.turns import How
 
 VOID = {"meta", "br", "hr", "img", "input", "link"}
@@ -186,9 +189,43 @@ def test_marks_say_what_rendering_from_text_would_lose(record: Path) -> None:
         assert ("from text, this prompt differs" in lines) == differs
 
 
-def test_unknown_writers_are_shown_as_unknown(record: Path) -> None:
-    from dataclasses import replace
+@pytest.fixture(scope="session")
+def unread(record: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The record again, as it is when a reader failed in its first turn, with what is no character in the text."""
+    reader = open_record(record)
+    folder = tmp_path_factory.mktemp("runs") / "unread"
+    with RecordWriter(folder, reader.info) as written:
+        for index, turn in enumerate(reader.turns()):
+            told = "Mine.parse_response cannot read 3 sampled ids: KeyError: 'x\ud800' (mine.py:7 in f)"
+            written.turn_done(turn if index else replace(turn, turn=replace(turn.turn, unread=told)))
+        for episode in reader.episodes():
+            question = Message(role="user", content="What is \ud800?")
+            error = EpisodeError("mine.Broken", "no \udfff here", Phase.REWARD, "")
+            changed = replace(episode, messages=(question, *episode.messages), error=error)
+            written.episode_done(episode if episode.index else changed)
+    return folder
 
+
+def test_what_could_not_be_read_is_told(unread: Path, tmp_path: Path) -> None:
+    assert "unread     1 turns could not be read as messages" in run_command("inspect", unread).stdout
+    assert json.loads(run_command("inspect", unread, "--json").stdout)["unread_turns"] == 1
+    done = run_command("inspect", unread, "--episode", 0, "--html", tmp_path / "page.html")
+    assert (done.returncode, done.stderr) == (0, "")
+    told = "not read as a message, and kept as sampled: Mine.parse_response cannot read 3 sampled ids: KeyError"
+    assert told in " ".join(done.stdout.split())
+    assert told in (tmp_path / "page.html").read_text()
+    assert "not read" not in run_command("inspect", unread, "--episode", 1).stdout
+
+
+def test_what_is_no_character_is_shown_as_an_escape(unread: Path) -> None:
+    for shown in (("--list",), ("--list", "--json"), ("--episode", 0), ()):
+        done = run_command("inspect", unread, *shown)
+        assert (done.returncode, done.stderr) == (0, "")
+    assert "What is \\ud800?" in run_command("inspect", unread, "--list").stdout
+    assert "error in reward: no \\udfff here" in run_command("inspect", unread, "--episode", 0).stdout
+
+
+def test_unknown_writers_are_shown_as_unknown(record: Path) -> None:
     renderer = load_renderer(MODEL_FOLDER)
     turn = recorded(record, 0)[0]
     bare = replace(turn, turn=replace(turn.turn, prompt_spans=()))

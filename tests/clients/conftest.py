@@ -17,6 +17,7 @@ from tokentrue.clients.client import Client
 from tokentrue.clients.making import make_client
 from tokentrue.config import ClientConfig
 from tokentrue.engines.embedded.engine import MODEL_FOLDER
+from tokentrue.rendering.contract import RendererContract
 
 CHAT, TOKENS = "/v1/chat/completions", "/v1/chat/completions/tokens"
 GENERATE, DERENDER, TOKENIZE = "/inference/v1/generate", "/v1/chat/completions/derender", "/tokenize"
@@ -223,9 +224,10 @@ def renderer() -> Renderer:
 
 @dataclass
 class World:
-    """Starts a server, opens a client to it, and has a talk."""
+    """Starts a server, opens a client to it, and has a talk; `clients_renderer` is not the server's."""
 
     renderer: Renderer
+    clients_renderer: RendererContract | None = None
 
     def run(
         self, about: Callable[[Client, SmallVllm], Awaitable[object]], *, server: dict | None = None, **settings
@@ -240,7 +242,8 @@ class World:
                 # What the log-probabilities mean has tests of its own, and its requests would be counted here.
                 chosen = {"measure_logprobs": False, **chosen}
                 config = ClientConfig(api_base_url=small.url, **chosen)
-                async with await make_client(config, self.renderer if bridging_here else None, clock) as client:
+                chosen_renderer = (self.clients_renderer or self.renderer) if bridging_here else None
+                async with await make_client(config, chosen_renderer, clock) as client:
                     return await about(client, small)
 
         return asyncio.run(once())

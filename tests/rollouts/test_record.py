@@ -7,6 +7,7 @@ import json
 import shutil
 import tempfile
 from dataclasses import replace
+from datetime import timedelta, timezone
 from pathlib import Path
 
 import pyarrow as pa
@@ -89,6 +90,8 @@ def opened(tmp_path):
 
 text = st.text(st.characters(codec=None, categories=None), max_size=12)
 plain_text = st.text(max_size=12)
+any_text = plain_text | text
+"""With lone surrogates too: a byte-level model samples what is no character, and errors quote it."""
 json_values = st.recursive(
     st.booleans() | st.integers(-(2**60), 2**60) | text, lambda v: st.lists(v, max_size=3), max_leaves=5
 )
@@ -110,6 +113,7 @@ def messages(draw, roles=("system", "user", "assistant", "tool")):
     return messages_from([value])[0]
 
 
+offsets = st.integers(-1439, 1439).map(lambda minutes: timezone(timedelta(minutes=minutes)))
 counts = st.none() | st.integers(0, 2**40)
 ids = st.lists(st.integers(0, 2**31 - 1), max_size=6)
 
@@ -118,8 +122,8 @@ ids = st.lists(st.integers(0, 2**31 - 1), max_size=6)
 def weight_span(draw, start, end):
     """A span of any source, which says of its version what that source knows."""
     source = draw(st.sampled_from(list(VersionSource)))
-    known = draw(plain_text) if source in (VersionSource.ENGINE, VersionSource.BRACKETED) else None
-    between = (draw(plain_text), draw(plain_text)) if source is VersionSource.MIXED else None
+    known = draw(any_text) if source in (VersionSource.ENGINE, VersionSource.BRACKETED) else None
+    between = (draw(any_text), draw(any_text)) if source is VersionSource.MIXED else None
     return WeightSpan(known, start, end, source, between)
 
 
@@ -144,22 +148,23 @@ def episode_turns(draw, episode):
             stitch=Stitch(
                 how,
                 draw(st.sampled_from(list(Why))),
-                draw(plain_text),
+                draw(any_text),
                 draw(st.none() | st.sampled_from(list(Junction))),
                 anchor,
                 kept,
             ),
             finish_reason=draw(st.sampled_from(list(FinishReason))),
-            stop_reason=draw(st.none() | st.integers(0, 2**31 - 1) | plain_text),
+            stop_reason=draw(st.none() | st.integers(0, 2**31 - 1) | any_text),
             usage=Usage(draw(counts), draw(counts), draw(counts)),
             prompt_spans=tuple(
                 TokenSpan(start, start + 1, draw(st.integers(-1, 9)), draw(st.sampled_from(list(TokenKind))))
                 for start in range(draw(st.integers(0, 2)))
             ),
-            request_id=draw(plain_text),
+            request_id=draw(any_text),
             weight_spans=spans,
             logprobs_mode=draw(st.sampled_from(list(LogprobsMode))),
             resumed_at=tuple(draw(st.lists(st.integers(0, len(sampled)), max_size=2))),
+            unread=draw(any_text),
         )
         turns.append(
             TurnRecord(
@@ -176,11 +181,11 @@ def episode_turns(draw, episode):
 
 @st.composite
 def episode_records(draw, index):
-    error = EpisodeError(draw(plain_text), draw(plain_text), draw(st.sampled_from(list(Phase))), draw(plain_text))
+    error = EpisodeError(draw(any_text), draw(any_text), draw(st.sampled_from(list(Phase))), draw(any_text))
     return EpisodeRecord(
         index=index,
         seed=draw(st.integers(0, 2**53 - 1)),
-        task=json.dumps(draw(json_values)),
+        task=draw(any_text),
         messages=tuple(draw(st.lists(messages(), max_size=3))),
         tools=tuple(draw(st.lists(st.just({"type": "function", "function": {"name": "ä"}}), max_size=1))),
         stop_reason=draw(st.sampled_from([r for r in StopReason if r is not StopReason.INTERRUPTED])),
@@ -189,6 +194,7 @@ def episode_records(draw, index):
         error=draw(st.none() | st.just(error)),
         started_at=draw(st.floats(0, 2e9)),
         duration_s=draw(st.floats(0, 1e6)),
+        began_at=draw(st.none() | st.datetimes(timezones=offsets)),
     )
 
 
@@ -236,7 +242,7 @@ def test_a_closed_record_is_three_files_that_anything_can_read(tmp_path):
         play(record)
     assert sorted(p.name for p in record.folder.iterdir()) == ["episodes.parquet", "run.json", "turns.parquet"]
     table = pq.read_table(record.folder / "turns.parquet")
-    assert table.schema.metadata[b"tokentrue_schema_version"] == b"3"
+    assert table.schema.metadata[b"tokentrue_schema_version"] == b"4"
     assert table["episode"].to_pylist() == [e for e in range(4) for _ in range(5)]
     assert table["turn"].to_pylist() == list(range(5)) * 4
     assert table.schema.field("completion_ids").type.value_type == pa.int32()
@@ -262,6 +268,49 @@ def test_a_record_of_schema_version_1_is_read_and_does_not_say_what_its_logprobs
     assert open_record(folder).form is RecordForm.CLOSED
 
 
+@pytest.mark.parametrize("form", ["closed", "open"])
+def test_a_record_of_schema_version_3_is_read(tmp_path, form):
+    """Before version 4 nothing said which completions could not be read, nor the zone of a date."""
+    folder = shutil.copytree(Path(__file__).parent / "schema_3" / form, tmp_path / form)
+    for _ in range(2):
+        reader = open_record(folder)
+        turns = list(reader.turns())
+        assert [(turn.episode, turn.turn.index) for turn in turns] == [(0, 0), (0, 1), (1, 0), (1, 1)]
+        assert {turn.turn.unread for turn in turns} == {""}
+        assert {episode.began_at for episode in reader.episodes()} == {None}
+        assert all(episode.started_at > 0 for episode in reader.episodes())
+        assert len(turns[1].turn.tokens.prompt_ids) > turns[1].turn.stitch.known_len > 0
+        compact_record(folder)
+    assert open_record(folder).form is RecordForm.CLOSED
+
+
+def test_a_surrogate_is_a_question_mark_for_other_readers_and_comes_back_here(tmp_path):
+    """The column is UTF-8 for anything that reads it; what was said is not lost for that."""
+    (turn, *_) = play(None, episodes=1).turns
+    said = replace(turn.turn, unread="a?\ud800b\udfff", request_id="\udc80")
+    with RecordWriter(tmp_path / "run", INFO) as record:
+        record.turn_done(replace(turn, turn=said))
+    table = pq.read_table(record.folder / "turns.parquet")
+    assert table["unread"].to_pylist() == ["a??b?"]
+    (read,) = open_record(record.folder).turns()
+    assert read.turn == said
+
+
+def test_a_replaced_character_that_is_none_is_refused(tmp_path):
+    """A row that was tampered with is never half believed."""
+    (turn, *_) = play(None, episodes=1).turns
+    with RecordWriter(tmp_path / "run", INFO) as record:
+        record.turn_done(replace(turn, turn=replace(turn.turn, unread="a\ud800b")))
+    path = record.folder / "turns.parquet"
+    table = pq.read_table(path)
+    for wrong in ({"at": 1, "code": 65}, {"at": 0, "code": 0xD800}, {"at": 9, "code": 0xD800}):
+        at = table.schema.get_field_index("surrogates")
+        column = pa.array([[{"place": "unread", **wrong}]], table.schema.field(at).type)
+        pq.write_table(table.set_column(at, table.schema.field(at), column), path)
+        with pytest.raises(RecordError, match="its unread has no replaced surrogate at character"):
+            list(open_record(record.folder).turns())
+
+
 def test_columns_that_are_not_those_of_their_version_are_refused(tmp_path):
     """An old table that claims to be a new one."""
     with RecordWriter(tmp_path / "run", INFO) as record:
@@ -269,7 +318,7 @@ def test_columns_that_are_not_those_of_their_version_are_refused(tmp_path):
     path = record.folder / "turns.parquet"
     table = pq.read_table(path)
     pq.write_table(table.drop_columns("logprobs_mode"), path)
-    with pytest.raises(RecordError, match="other columns than schema version 3 prescribes"):
+    with pytest.raises(RecordError, match="other columns than schema version 4 prescribes"):
         open_record(record.folder)
 
 
@@ -413,7 +462,7 @@ def _edit_run(**changes):
         (lambda f: (f / "run.json").unlink(), "holds no run.json: it is no record"),
         (lambda f: (f / "run.json").write_text("{"), "run.json is broken"),
         (lambda f: (f / "run.json").write_text("[]"), "it holds no JSON object"),
-        (_edit_run(schema_version=99), "has schema_version 99, and this Tokentrue reads 1 to 3"),
+        (_edit_run(schema_version=99), "has schema_version 99, and this Tokentrue reads 1 to 4"),
         (_edit_run(schema_version=None), "has schema_version None"),
         (_edit_run(engine=None), "does not describe a run"),
         (_edit_run(colour="red"), "does not describe a run"),
@@ -463,11 +512,16 @@ def test_a_flipped_bit_in_a_closed_record_is_found(tmp_path):
     with RecordWriter(tmp_path / "run", INFO) as record:
         play(record)
     path = record.folder / "turns.parquet"
-    data = bytearray(path.read_bytes())
-    data[len(data) // 4] ^= 0x10
-    path.write_bytes(data)
-    with pytest.raises(RecordError):
-        list(open_record(record.folder).turns())
+    whole = path.read_bytes()
+    columns = pq.read_metadata(path).row_group(0)
+    for column in (columns.column(at) for at in range(columns.num_columns)):
+        # The last byte of a column's chunk is in its data page; what statistics say is in no checksum.
+        first = column.dictionary_page_offset if column.has_dictionary_page else column.data_page_offset
+        data = bytearray(whole)
+        data[first + column.total_compressed_size - 1] ^= 0x10
+        path.write_bytes(data)
+        with pytest.raises(RecordError):
+            list(open_record(record.folder).turns())
 
 
 @pytest.mark.parametrize("column", ["prompt_len", "base_len", "why", "base_turn"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import os
 import sys
 from collections.abc import Sequence
@@ -54,6 +55,9 @@ _ADVICE: dict[type[TokentrueError], str] = {
 
 def run_command(command: click.Group, args: Sequence[str]) -> int:
     """Run a command line; returns its exit code and never raises what a caller, engine or disk may cause."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # A model can sample what is no character, and UTF-8 has no place for that: it is shown as an escape.
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         with command.make_context("tokentrue", list(args)) as context:
             command.invoke(context)

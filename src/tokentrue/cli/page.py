@@ -12,7 +12,7 @@ from pathlib import Path
 
 from tokentrue.cli.page_style import SCRIPT, STYLE
 from tokentrue.cli.painting import PaintedRun, PaintedToken, PaintedTurn, Writer
-from tokentrue.cli.screen import drift_line, turn_heading
+from tokentrue.cli.screen import drift_line, turn_heading, unread_line
 from tokentrue.errors import RecordError
 from tokentrue.messages import Message
 from tokentrue.rollouts.trajectory import EpisodeRecord, RunInfo
@@ -101,7 +101,8 @@ def _legend(painted: Sequence[PaintedTurn]) -> str:
 
 def _section(turn: PaintedTurn, messages: Sequence[Message]) -> str:
     drift = drift_line(turn)
-    note = f'<p class="drift">{escape(drift)}</p>' if drift else ""
+    told = [line for line in (drift, unread_line(turn)) if line]
+    note = "".join(f'<p class="drift">{escape(line)}</p>' for line in told)
     runs = "".join(_run(run, messages) for run in turn.runs())
     index = turn.record.turn.index
     known = f'<span class="known">… {turn.known_len} known ids …</span>' if turn.known_len else ""

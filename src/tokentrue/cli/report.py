@@ -41,6 +41,9 @@ def summary_lines(summary: Summary, duration_s: float | None = None) -> list[str
     if summary.turns:
         lines += _logprobs(summary)
         lines += _weights(summary)
+    if summary.unread_turns:
+        told = "turns could not be read as messages: --episode says why, their ids are kept"
+        lines.append(_row("unread", f"{summary.unread_turns} {told}"))
     if summary.errors:
         lines.append(
             _row("errors", ", ".join(f"{name} {count}" for name, count in sorted(summary.errors.items())))

@@ -46,6 +46,8 @@ def episode_screen(
             yield click.style(line, bold=True)
         for line in textwrap.wrap(drift_line(turn), WIDTH, initial_indent="  ", subsequent_indent="    "):
             yield click.style(line, fg="red")
+        for line in textwrap.wrap(unread_line(turn), WIDTH, initial_indent="  ", subsequent_indent="    "):
+            yield click.style(line, fg="red")
         for run in turn.runs():
             yield from _run_lines(run, with_logprobs)
 
@@ -70,6 +72,12 @@ def drift_line(turn: PaintedTurn) -> str:
         return ""
     causes = "; ".join(cause.value for cause in compared.causes)
     return f"from text, this prompt differs from id {compared.first_difference} on: {causes}"
+
+
+def unread_line(turn: PaintedTurn) -> str:
+    """Why a completion could not be read as a message; "" when it could."""
+    told = turn.record.turn.unread
+    return f"not read as a message, and kept as sampled: {told}" if told else ""
 
 
 def _run_lines(run: PaintedRun, with_logprobs: bool) -> Iterator[str]:

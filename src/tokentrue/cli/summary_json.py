@@ -31,6 +31,7 @@ def summary_json(summary: Summary) -> dict[str, Any]:
         "versions": dict(summary.versions),
         "mixed_turns": summary.mixed_turns,
         "resumed_turns": summary.resumed_turns,
+        "unread_turns": summary.unread_turns,
         "unexplained": summary.unexplained,
         "laws": {
             str(check.law.value): {"checked": check.checked, "broken": check.broken} for check in summary.laws

@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import TypeVar
 
 from tokentrue.clients.client import finish_reason_of
+from tokentrue.clients.reading import answered
 from tokentrue.engines.engine import Server
 from tokentrue.engines.logprobs import Ask, LogprobsModes
 from tokentrue.engines.policy import Bracket, Mark
@@ -157,8 +158,8 @@ def commit_reply(
         if isinstance(prompt, NotExtended):
             prompt_ids = reply.generation.tokens.prompt_ids
             prompt = engine_rendered(prompt.hashes, prompt_ids, prompt.why, prompt.detail)
-        turn = session.commit(prompt, reply.generation, message, finish_reason)
-    return Response(
+        turn = session.commit(prompt, reply.generation, message, finish_reason, reply.answer.parsed.unread)
+    response = Response(
         id=reply.id,
         model=reply.model,
         message=message,
@@ -169,3 +170,4 @@ def commit_reply(
         tokens_missing=reply.tokens_missing,
         prompt_logprobs=reply.generation.prompt_logprobs if reply.generation is not None else None,
     )
+    return answered(response, reply.answer.parsed)

@@ -42,6 +42,8 @@ class Client(Protocol):
             headers: Further request headers.
 
         Raises:
+            UnreadCompletionError: The renderer raised while it read the completion, and tells no text of it. The
+                session has the turn, and so has the error.
             TokentrueError: See `tokentrue.errors`. Nothing is committed to the session then.
         """
         ...

@@ -10,6 +10,7 @@ from typing import Any, Self
 
 from tokentrue.clients.by_messages import within_room
 from tokentrue.clients.client import Prompt, call_headers, finish_reason_of
+from tokentrue.clients.reading import answered, read_completion
 from tokentrue.engines.engine import Engine
 from tokentrue.errors import EmptyCompletionError
 from tokentrue.generation import GenerateRequest, Generation
@@ -95,13 +96,11 @@ class RendererClient:
         generation: Generation,
         tools: tuple[dict[str, Any], ...],
     ) -> Response:
-        parsed = self.renderer.parse_response(
-            generation.tokens.completion_ids, prompt_ids=generation.tokens.prompt_ids, tools=tools
-        )
+        parsed = read_completion(self.renderer, generation.tokens, tools)
         message = parsed.to_message(turn=len(session.turns))
         finish_reason = finish_reason_of(generation.finish_reason, parsed)
-        turn = session.commit(stitched, generation, message, finish_reason)
-        return Response(
+        turn = session.commit(stitched, generation, message, finish_reason, parsed.unread)
+        response = Response(
             id=generation.request_id,
             model=generation.model,
             message=message,
@@ -111,6 +110,7 @@ class RendererClient:
             turn=turn,
             prompt_logprobs=generation.prompt_logprobs,
         )
+        return answered(response, parsed)
 
     async def close(self) -> None:
         """Close the engine; idempotent."""

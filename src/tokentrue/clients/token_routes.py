@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
+from tokentrue.clients.reading import read_completion
 from tokentrue.engines.engine import Server
 from tokentrue.errors import RouteMissingError
 from tokentrue.generation import GenerateRequest, Generation
@@ -272,8 +273,7 @@ def _for_generate(sampling: SamplingParams) -> SamplingParams:
 
 
 def _parsed_here(renderer: RendererContract, request: GenerateRequest, generation: Generation) -> ChatReply:
-    tokens = generation.tokens
-    parsed = renderer.parse_response(tokens.completion_ids, tokens.prompt_ids, request.tools)
+    parsed = read_completion(renderer, generation.tokens, request.tools)
     return _chat_reply(generation, EngineAnswer(parsed, ()))
 
 

@@ -27,7 +27,7 @@ from tokentrue.errors import RecordError, TemplateRenderError
 from tokentrue.messages import Message
 from tokentrue.rendering.renderer import Renderer
 from tokentrue.rollouts.drift import DriftCause, RenderedText, find_causes
-from tokentrue.rollouts.trajectory import EpisodeRecord, TurnRecord
+from tokentrue.rollouts.trajectory import EpisodeRecord, TurnRecord, told_time
 from tokentrue.sessions.samples import training_samples
 from tokentrue.tokens import IntArray, TokenIds
 from tokentrue.turns import How
@@ -143,7 +143,12 @@ def compare_episode(
 
 
 def renderer_at(episode: EpisodeRecord, renderer: Renderer) -> Renderer:
-    """`renderer` at the time that the template was told in an episode: when it began."""
+    """`renderer` at the time that the template was told in an episode, wherever that was: when it began.
+
+    A record before schema version 4 does not say in which time zone: then it is taken to be the one here.
+    """
+    if episode.began_at is not None:
+        return renderer.at(told_time(episode.began_at))
     return renderer.at(datetime.fromtimestamp(episode.started_at)) if episode.started_at else renderer
 
 

@@ -12,12 +12,25 @@ from typing import Any, Generic, TypeVar
 import msgspec
 
 from tokentrue.clients.client import Client
-from tokentrue.errors import ConfigError, EvidenceError, OverlongPromptError, RecordError
+from tokentrue.errors import (
+    ConfigError,
+    EvidenceError,
+    OverlongPromptError,
+    RecordError,
+    UnreadCompletionError,
+)
 from tokentrue.generation import FinishReason
 from tokentrue.messages import Message, messages_from
 from tokentrue.rollouts.environment import Environment, StateT, StopReason, TaskT, Truncation, eventually
 from tokentrue.rollouts.seeds import derive_seed
-from tokentrue.rollouts.trajectory import EpisodeError, EpisodeRecord, Phase, TrajectorySink, TurnRecord
+from tokentrue.rollouts.trajectory import (
+    EpisodeError,
+    EpisodeRecord,
+    Phase,
+    TrajectorySink,
+    TurnRecord,
+    told_time,
+)
 from tokentrue.sampling import SamplingParams
 from tokentrue.sessions.session import Session
 from tokentrue.turns import Response
@@ -108,7 +121,7 @@ class EpisodePlayer(Generic[TaskT, StateT]):
         self._reward: float | None = None
         self._error: EpisodeError | None = None
         self._failure: Exception | None = None
-        self._started_at = 0.0
+        self._began_at = datetime.now().astimezone()
 
     async def play(self) -> PlayedEpisode:
         """Play the episode from `make_task` to `cleanup`.
@@ -118,7 +131,7 @@ class EpisodePlayer(Generic[TaskT, StateT]):
             RecordError: The sink could not keep a turn or the episode.
         """
         begun = time.perf_counter()
-        self._started_at = time.time()
+        self._began_at = datetime.now().astimezone()
         cancelled: asyncio.CancelledError | None = None
         try:
             stop = await self._until_stop()
@@ -163,7 +176,7 @@ class EpisodePlayer(Generic[TaskT, StateT]):
         self._task_json = task_json(task)
         state = self._state = await eventually(self._environment.setup(task, seed))
         self._sink.episode_started(self._record(StopReason.INTERRUPTED, 0.0))
-        session = Session(began_at=datetime.fromtimestamp(self._started_at))
+        session = Session(began_at=told_time(self._began_at))
         tools = state.tools.definitions or None
         while True:
             self._phase = Phase.TURN
@@ -180,14 +193,19 @@ class EpisodePlayer(Generic[TaskT, StateT]):
         asked = tuple(state.messages)
         kept = _shared_prefix(self._known, asked)
         begun = time.perf_counter()
-        response = await self._client.get_response(
-            asked,
-            self._order.model,
-            self._order.sampling_of_turn(len(self._turns)),
-            tools,
-            session=session,
-            headers=self._order.headers_of(state) or None,
-        )
+        unread: UnreadCompletionError | None = None
+        try:
+            response = await self._client.get_response(
+                asked,
+                self._order.model,
+                self._order.sampling_of_turn(len(self._turns)),
+                tools,
+                session=session,
+                headers=self._order.headers_of(state) or None,
+            )
+        except UnreadCompletionError as exc:
+            # What was sampled is kept, whatever a renderer makes of it; the episode has no answer to go on with.
+            unread, response = exc, exc.response
         if response.turn is None:
             raise EvidenceError(
                 "the client gave no token ids, and an episode without them is no sample",
@@ -205,6 +223,8 @@ class EpisodePlayer(Generic[TaskT, StateT]):
         self._known = (*asked, response.message)
         state.messages.append(response.message)
         self._sink.turn_done(turn)
+        if unread is not None:
+            raise unread
         return response
 
     async def _answer(self, state: StateT, finish_reason: FinishReason) -> StopReason | None:
@@ -275,8 +295,9 @@ class EpisodePlayer(Generic[TaskT, StateT]):
             reward=self._reward if stop_reason not in _UNSCORED else None,
             turns=len(self._turns),
             error=self._error,
-            started_at=self._started_at,
+            started_at=self._began_at.timestamp(),
             duration_s=duration_s,
+            began_at=self._began_at,
         )
 
 

@@ -39,10 +39,10 @@ from tokentrue.rollouts.record_rows import (
 )
 from tokentrue.rollouts.trajectory import EpisodeRecord, RunInfo, TurnRecord
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 """Grows with every change of the columns. Older records are read; what they lack is read as None."""
 
-_ADDED = {2: ("logprobs_mode",), 3: ("weight_evidence", "resumed_at")}
+_ADDED = {2: ("logprobs_mode",), 3: ("weight_evidence", "resumed_at"), 4: ("unread", "began_at", "surrogates")}
 """The columns that came with a schema version; version 1 has all others."""
 
 _TURNS = "turns"
@@ -55,6 +55,8 @@ _VERSION_KEY = b"tokentrue_schema_version"
 _IDS = pa.list_(pa.int32())
 _SPAN = pa.struct([("start", pa.int32()), ("end", pa.int32()), ("owner", pa.int32()), ("kind", pa.int8())])
 _WEIGHT_SPAN = pa.struct([("version", pa.string()), ("start", pa.int32()), ("end", pa.int32())])
+_SURROGATES = pa.list_(pa.struct([("place", pa.string()), ("at", pa.int32()), ("code", pa.int32())]))
+"""Where a text has a `?` for a lone surrogate, which UTF-8 cannot hold: column, character, code point."""
 _WEIGHT_EVIDENCE = pa.struct([("source", pa.string()), ("before", pa.string()), ("after", pa.string())])
 """Of the weight span at the same place in `weight_spans`: who says so, and what a mixed turn is between."""
 
@@ -92,6 +94,8 @@ _TURN_SCHEMA = pa.schema(
         ("logprobs_mode", pa.string()),
         ("weight_evidence", pa.list_(_WEIGHT_EVIDENCE)),
         ("resumed_at", pa.list_(pa.int32())),
+        ("unread", pa.string()),
+        ("surrogates", _SURROGATES),
     ],
     metadata={_VERSION_KEY: str(SCHEMA_VERSION)},
 )
@@ -111,6 +115,8 @@ _EPISODE_SCHEMA = pa.schema(
         ("error_trace", pa.string()),
         ("started_at", pa.float64()),
         ("duration_s", pa.float64()),
+        ("began_at", pa.string()),
+        ("surrogates", _SURROGATES),
     ],
     metadata={_VERSION_KEY: str(SCHEMA_VERSION)},
 )

@@ -11,6 +11,7 @@ import json
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
+from datetime import datetime
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,7 @@ from tokentrue.errors import RecordError, TokentrueError
 from tokentrue.generation import EngineInfo, FinishReason, LogprobsMode, Usage, VersionSource, WeightSpan
 from tokentrue.messages import Message, messages_from
 from tokentrue.rollouts.environment import StopReason
+from tokentrue.rollouts.record_texts import KeptTexts, ToldTexts
 from tokentrue.rollouts.trajectory import EpisodeError, EpisodeRecord, Phase, RunInfo, TurnRecord
 from tokentrue.sampling import SamplingParams
 from tokentrue.tokens import IntArray, Logprobs, TokenIds, TurnTokens
@@ -98,13 +100,13 @@ class KnownTurns:
 def turn_row(record: TurnRecord, stored: StoredPrompt) -> Row:
     """The row of a turn whose prompt was stripped; inverse of `turn_from_row`."""
     turn, stitch = record.turn, record.turn.stitch
-    stop = turn.stop_reason
+    stop, kept = turn.stop_reason, KeptTexts()
     return {
         "episode": record.episode,
         "turn": turn.index,
         "how": stitch.how.value,
         "why": stitch.why.value,
-        "detail": _utf8(stitch.detail),
+        "detail": kept.text("detail", stitch.detail),
         "junction": stitch.junction.value if stitch.junction is not None else None,
         "anchor_turn": stitch.anchor_turn,
         "known_len": stitch.known_len,
@@ -121,22 +123,24 @@ def turn_row(record: TurnRecord, stored: StoredPrompt) -> Row:
         ],
         "finish_reason": turn.finish_reason.value,
         "stop_id": stop if isinstance(stop, int) else None,
-        "stop_text": _utf8(stop) if isinstance(stop, str) else None,
+        "stop_text": kept.text("stop_text", stop) if isinstance(stop, str) else None,
         "usage_prompt": turn.usage.prompt_tokens,
         "usage_completion": turn.usage.completion_tokens,
         "usage_cached": turn.usage.cached_tokens,
-        "request_id": _utf8(turn.request_id),
+        "request_id": kept.text("request_id", turn.request_id),
         "weight_spans": [
-            {"version": _maybe_utf8(span.version), "start": span.start, "end": span.end}
-            for span in turn.weight_spans
+            {"version": kept.maybe(f"version {i}", span.version), "start": span.start, "end": span.end}
+            for i, span in enumerate(turn.weight_spans)
         ],
         "messages_kept": record.messages_kept,
         "new_messages": _messages_json(record.new_messages),
         "message": _messages_json((record.message,)),
         "duration_s": record.duration_s,
         "logprobs_mode": turn.logprobs_mode.value,
-        "weight_evidence": [_evidence(span) for span in turn.weight_spans],
+        "weight_evidence": [_evidence(i, span, kept) for i, span in enumerate(turn.weight_spans)],
         "resumed_at": list(turn.resumed_at),
+        "unread": kept.text("unread", turn.unread),
+        "surrogates": kept.surrogates,  # the last one: each text above may add to it
     }
 
 
@@ -177,14 +181,15 @@ def _crc32(added_ids: IntArray, tokens: TurnTokens) -> int:
 
 
 def _turn(row: Row, prompt_ids: TokenIds) -> Turn:
-    stop: int | str | None = row["stop_id"] if row["stop_id"] is not None else row["stop_text"]
+    said = ToldTexts(row)
+    stop: int | str | None = row["stop_id"] if row["stop_id"] is not None else said.maybe("stop_text")
     return Turn(
         index=row["turn"],
         tokens=TurnTokens(prompt_ids, TokenIds(row["completion_ids"]), Logprobs(row["completion_logprobs"])),
         stitch=Stitch(
             how=How(row["how"]),
             why=Why(row["why"]),
-            detail=row["detail"],
+            detail=said.text("detail"),
             junction=Junction(row["junction"]) if row["junction"] is not None else None,
             anchor_turn=row["anchor_turn"],
             known_len=row["known_len"],
@@ -196,54 +201,60 @@ def _turn(row: Row, prompt_ids: TokenIds) -> Turn:
             TokenSpan(span["start"], span["end"], span["owner"], TokenKind(span["kind"]))
             for span in row["prompt_spans"]
         ),
-        request_id=row["request_id"],
-        weight_spans=_weight_spans(row),
+        request_id=said.text("request_id"),
+        weight_spans=_weight_spans(row, said),
         # Records of schema version 1 do not say.
         logprobs_mode=LogprobsMode(row["logprobs_mode"] or LogprobsMode.UNKNOWN),
         resumed_at=tuple(row["resumed_at"] or ()),
+        # Before schema version 4 it was logged, and not kept.
+        unread=said.maybe("unread") or "",
     )
 
 
-def _evidence(span: WeightSpan) -> Row:
+def _evidence(index: int, span: WeightSpan, kept: KeptTexts) -> Row:
     before, after = span.between if span.between is not None else (None, None)
-    return {"source": span.source.value, "before": _maybe_utf8(before), "after": _maybe_utf8(after)}
+    return {
+        "source": span.source.value,
+        "before": kept.maybe(f"before {index}", before),
+        "after": kept.maybe(f"after {index}", after),
+    }
 
 
-def _weight_spans(row: Row) -> tuple[WeightSpan, ...]:
+def _weight_spans(row: Row, texts: ToldTexts) -> tuple[WeightSpan, ...]:
     # Before schema version 3 only engines said anything of versions.
     said = row["weight_evidence"]
     if said is None:
         said = [{"source": VersionSource.ENGINE, "before": None, "after": None} for _ in row["weight_spans"]]
-    return tuple(
-        WeightSpan(
-            span["version"],
-            span["start"],
-            span["end"],
-            VersionSource(why["source"]),
-            None if why["before"] is None else (why["before"], why["after"]),
-        )
-        for span, why in zip(row["weight_spans"], said, strict=True)
-    )
+    spans = []
+    for i, (span, why) in enumerate(zip(row["weight_spans"], said, strict=True)):
+        between = None
+        if why["before"] is not None:
+            between = (texts.restored(f"before {i}", why["before"]), texts.restored(f"after {i}", why["after"]))
+        version = None if span["version"] is None else texts.restored(f"version {i}", span["version"])
+        spans.append(WeightSpan(version, span["start"], span["end"], VersionSource(why["source"]), between))
+    return tuple(spans)
 
 
 def episode_row(episode: EpisodeRecord) -> Row:
     """The row of an episode; inverse of `episode_from_row`."""
-    error = episode.error
+    error, kept = episode.error, KeptTexts()
     return {
         "episode": episode.index,
         "seed": episode.seed,
-        "task": _utf8(episode.task),
+        "task": kept.text("task", episode.task),
         "messages": _messages_json(episode.messages),
         "tools": _json(list(episode.tools)),
         "stop_reason": episode.stop_reason.value,
         "reward": episode.reward,
         "turns": episode.turns,
-        "error_type": _utf8(error.type_name) if error else None,
-        "error_message": _utf8(error.message) if error else None,
+        "error_type": kept.text("error_type", error.type_name) if error else None,
+        "error_message": kept.text("error_message", error.message) if error else None,
         "error_phase": error.phase.value if error else None,
-        "error_trace": _utf8(error.trace) if error else None,
+        "error_trace": kept.text("error_trace", error.trace) if error else None,
         "started_at": episode.started_at,
         "duration_s": episode.duration_s,
+        "began_at": episode.began_at.isoformat() if episode.began_at is not None else None,
+        "surrogates": kept.surrogates,  # the last one: each text above may add to it
     }
 
 
@@ -254,15 +265,18 @@ def episode_from_row(row: Row) -> EpisodeRecord:
         RecordError: The row cannot be read.
     """
     try:
-        error = None
+        error, said = None, ToldTexts(row)
         if row["error_type"] is not None:
             error = EpisodeError(
-                row["error_type"], row["error_message"], Phase(row["error_phase"]), row["error_trace"]
+                said.text("error_type"),
+                said.text("error_message"),
+                Phase(row["error_phase"]),
+                said.text("error_trace"),
             )
         return EpisodeRecord(
             index=row["episode"],
             seed=row["seed"],
-            task=row["task"],
+            task=said.text("task"),
             messages=_messages(row["messages"]),
             tools=tuple(json.loads(row["tools"])),
             stop_reason=StopReason(row["stop_reason"]),
@@ -271,6 +285,8 @@ def episode_from_row(row: Row) -> EpisodeRecord:
             error=error,
             started_at=row["started_at"],
             duration_s=row["duration_s"],
+            # Before schema version 4 only the second was kept, and not in which time zone.
+            began_at=datetime.fromisoformat(row["began_at"]) if row["began_at"] is not None else None,
         )
     except (TokentrueError, ValueError, TypeError) as exc:
         raise RecordError(f"episode {row['episode']} cannot be restored: {exc}") from exc
@@ -324,12 +340,3 @@ def _messages_json(messages: Sequence[Message]) -> str:
 
 def _messages(text: str) -> tuple[Message, ...]:
     return messages_from(json.loads(text))
-
-
-def _maybe_utf8(text: str | None) -> str | None:
-    return None if text is None else _utf8(text)
-
-
-def _utf8(text: str) -> str:
-    """Text as a column can hold it: a lone surrogate becomes a question mark."""
-    return text.encode("utf-8", "replace").decode()

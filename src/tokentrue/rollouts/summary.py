@@ -38,6 +38,7 @@ class Summary:
         version_sources: Turns by how well it is known which policy version sampled them.
         versions: Sampled ids by policy version, where it is known.
         resumed_turns: Turns that were given up and continued at least once.
+        unread_turns: Turns whose completion could not be read as a message; each says why.
         unexplained: Turns whose reason does not explain them (law 5); must be 0.
         laws: What each law looked at and found.
     """
@@ -59,6 +60,7 @@ class Summary:
     version_sources: Mapping[VersionSource, int]
     versions: Mapping[str, int]
     resumed_turns: int
+    unread_turns: int
     unexplained: int
     laws: tuple[LawCheck, ...]
 
@@ -124,6 +126,7 @@ def summarize(episodes: Iterable[EpisodeRecord], turns: Iterable[TurnRecord]) ->
         version_sources=Counter(record.turn.version_source for record in recorded),
         versions=_ids_by_version(recorded),
         resumed_turns=sum(bool(record.turn.resumed_at) for record in recorded),
+        unread_turns=sum(bool(record.turn.unread) for record in recorded),
         unexplained=sum(check.broken for check in laws if check.law is Law.NO_SILENT_FALLBACK),
         laws=laws,
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import traceback
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from datetime import datetime
 from enum import Enum
 from typing import Any, Protocol
 
@@ -97,6 +98,8 @@ class EpisodeRecord:
         turns: How many turns it took.
         error: What raised, if anything did.
         started_at: Unix time in seconds.
+        began_at: The same moment as a date with its offset from UTC: what a template that asks for it is told.
+            None in records before schema version 4.
         duration_s: Seconds from `setup` to the end of `cleanup`.
     """
 
@@ -111,6 +114,7 @@ class EpisodeRecord:
     error: EpisodeError | None = None
     started_at: float = 0.0
     duration_s: float = 0.0
+    began_at: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,6 +150,11 @@ class RunInfo:
     versions: Mapping[str, str] = field(default_factory=dict)
     config: Mapping[str, Any] = field(default_factory=dict)
     created_at: str = ""
+
+
+def told_time(began_at: datetime) -> datetime:
+    """What a template is told of a moment: the clock on the wall where the run was, and no zone."""
+    return began_at.replace(tzinfo=None)
 
 
 class TrajectorySink(Protocol):

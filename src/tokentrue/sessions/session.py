@@ -143,8 +143,9 @@ class Session:
         generation: Generation,
         message: Message,
         finish_reason: FinishReason,
+        unread: str = "",
     ) -> Turn:
-        """Enter a turn that was received whole, and return it as it is kept."""
+        """Enter a turn that was received whole, and return it as it is kept; `unread` as on a `Turn`."""
         turn = Turn(
             index=len(self._tree.turns),
             tokens=generation.tokens,
@@ -157,6 +158,7 @@ class Session:
             weight_spans=generation.weight_spans,
             logprobs_mode=generation.logprobs_mode,
             resumed_at=generation.resumed_at,
+            unread=unread,
         )
         if stitched.is_judged:
             self._tree.judged.add(turn.index)
