@@ -57,6 +57,7 @@ LAW_1 = _laws("test_law_1_the_bridge_begins_with_what_was_sampled")
 STATUSES = (f"{FORMATS}::test_each_kind_of_attempt_has_its_status",)
 LAW_6 = (f"{FORMATS}::test_law_6_parse_is_the_inverse_of_render_assistant",)
 CUTS = (f"{FORMATS}::test_a_cut_at_any_byte_raises_nothing_and_invents_nothing",)
+FRAMES = ("tests/rendering/test_frames.py::test_a_frame_is_taken_off_at_the_very_beginning_only",)
 _IMPORTED = ("_replace(", '__import__("dataclasses").replace(')
 FAULTS = (
     Fault(
@@ -253,6 +254,27 @@ FAULTS = (
         "        if turn.index in trained:\n",
         "        if turn.index in trained and turn.index < 0:\n",
         ("tests/sessions/test_trajectories.py",),
+    ),
+    Fault(
+        "a frame is not taken off",
+        "rendering/formats/frames.py",
+        "        return text[len(found) :]\n",
+        "        return text\n",
+        FRAMES,
+    ),
+    Fault(
+        "a completion that is cut inside of a frame is lost",
+        "rendering/formats/frames.py",
+        '        rest = self._inner.push(self._decide(self._held)) if not self._is_decided else ""\n',
+        '        rest = self._inner.push(self._decide("")) if not self._is_decided else ""\n',
+        FRAMES,
+    ),
+    Fault(
+        "half of a recipient's header is said",
+        "rendering/formats/recipients.py",
+        "        certain = len(held) - self._undecided(held, position)\n",
+        "        certain = len(held)\n",
+        (f"{FORMATS}::test_one_id_at_a_time_no_half_character_and_no_half_marker_is_said[recipients]",),
     ),
     Fault(
         "messages told apart by their first letter",

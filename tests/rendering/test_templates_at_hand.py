@@ -31,16 +31,16 @@ from tokentrue.rendering.reader import response_of
 
 ALL = "TOKENTRUE_ALL_TEMPLATES" in os.environ
 MESSAGES = int(os.environ.get("TOKENTRUE_EXAMPLES", "12"))
-FEW = ("mistral-nemo", "glm-4.5", "gpt-oss", "huggingface.js/deepseek-ai__DeepSeek-R1")
-FRAMED = (
+FEW = (
+    "mistral-nemo",
+    "glm-4.5",
+    "gpt-oss",
+    "huggingface.js/deepseek-ai__DeepSeek-R1",
     "huggingface.js/meetkai__functionary-medium-v2.2",
     "llama.cpp/meetkai-functionary-medium-v3.2",
     "onnxruntime-extensions/gpt-oss",
     "rtp-llm/tool_chat_template_deepseekv31",
 )
-"""Templates that frame text in a way that no grammar knows, or write another header in history than in the
-generation prompt: content comes with its frame, and docs/templates.md says so."""
-
 TEMPLATES = [template for template in templates_at_hand() if ALL or template.name in FEW]
 needs_data = pytest.mark.skipif(not TEMPLATES, reason="../shared/tokenizers is absent: no real templates at hand")
 
@@ -65,12 +65,8 @@ def test_no_bridge_is_wrong(real: Renderer, scenario) -> None:
 
 
 @needs_data
-def test_law_6_holds_in_the_form_that_the_template_keeps(template: Template, real: Renderer) -> None:
-    inverse = judge_inverse(real, seed=7, count=MESSAGES)
-    if template.name in FRAMED:
-        assert inverse.right == 0
-    else:
-        assert inverse.wrong == ()
+def test_law_6_holds_in_the_form_that_the_template_keeps(real: Renderer) -> None:
+    assert judge_inverse(real, seed=7, count=MESSAGES).wrong == ()
 
 
 @needs_data

@@ -119,6 +119,27 @@ QUOTED = """{%- macro write(v) %}{%- if v is string %}{{- '<q>' + v + '<q>' }}
     + """{{- '<call>call:' + f.name }}{{- write(f.arguments) }}{{- '</call>' }}{%- endfor %}
     {{- m.content or '' }}"""
 )
+FRAMED_TEXT = (
+    "{{- ' final\\n<msg>' + (m.content or '') }}{%- if not m.tool_calls %}{{- '<end>' }}{%- endif %}"
+    + _CALLS
+    + """{%- if m.content or not loop.first %}{{- '\\n' }}{%- endif %}
+    {{- '<tool_call>\\n{"name": "' + f.name + '", "arguments": ' + (f.arguments | tojson) + '}\\n</tool_call>' }}
+    {%- endfor %}"""
+)
+RECIPIENTS = (
+    _TOOLS
+    + """{%- for m in messages %}
+    {%- if m.role == 'assistant' %}{{- '[a]<to>' }}
+        {%- if m.content or not m.tool_calls %}{{- 'all\\n<msg>' + (m.content or '') }}
+        {%- if m.tool_calls %}{{- '\\n[a]<to>' }}{%- endif %}{%- endif %}
+        {%- for call in m.tool_calls or [] %}
+        {{- call.function.name + '\\n<msg>' + (call.function.arguments | tojson) }}
+        {%- if not loop.last %}{{- '\\n[a]<to>' }}{%- endif %}{%- endfor %}{{- '[e]' }}
+    {%- else %}{{- '[' + m.role[0] + ']' + (m.content or '') + '[e]' }}{%- endif %}
+{%- endfor %}
+{%- if add_generation_prompt %}{{- '[a]<to>' }}{%- endif %}"""
+)
+RECIPIENTS_AS_TEXT = RECIPIENTS.replace("\\n[a]<to>", ">>>").replace("<msg>", "")
 CHANNELS = (
     _TOOLS
     + """{%- for m in messages %}
@@ -144,6 +165,7 @@ class Family:
 
     Args:
         grammar: How the certificate calls what must be recognised.
+        spelled: Where markers are ordinary text: content with this in it is left out, as it may spell one.
         max_calls: How many calls one message may carry.
         text_beside_calls: Whether content is kept beside calls.
         writes_ids: Whether call ids are written.
@@ -158,6 +180,7 @@ class Family:
     writes_ids: bool = False
     stops: tuple[str, ...] = ("[e]",)
     reasoning: bool = True
+    spelled: str | None = None
 
 
 def _framed(assistant: str) -> str:
@@ -169,7 +192,7 @@ _ARG = ("<arg_key>", "</arg_key>", "<arg_value>", "</arg_value>")
 _SECTION = ("<calls>", "</calls>", "<call>", "</call>", "<sep>")
 FAMILIES = (
     Family("hermes", _framed(HERMES), _TAGS, "json in <tool_call>…</tool_call>"),
-    Family("hermes_as_text", _framed(HERMES), (), "json in <tool_call>…</tool_call> (plain text)"),
+    Family("hermes_as_text", _framed(HERMES), (), "json in <tool_call>…</tool_call> (plain text)", spelled="<"),
     Family("coder", _framed(CODER), _TAGS, "xml parameters in <tool_call>…</tool_call>"),
     Family("pythonic_coder", _framed(PYTHONIC_CODER), _TAGS, "xml parameters in <tool_call>…</tool_call>"),
     Family("invoke", _framed(INVOKE), ("<calls>", "</calls>"), "xml parameters in <calls>…</calls>"),
@@ -217,7 +240,35 @@ FAMILIES = (
         text_beside_calls=False,
         reasoning=False,
     ),
-    Family("plain_tags", _framed(PLAIN_TAGS), (), "name + json in <function=…</function> (plain text)"),
+    Family(
+        "plain_tags",
+        _framed(PLAIN_TAGS),
+        (),
+        "name + json in <function=…</function> (plain text)",
+        spelled="<",
+    ),
+    Family(
+        "framed_text",
+        _framed(FRAMED_TEXT),
+        ("<msg>", "<end>", *_TAGS),
+        "json in <tool_call>…</tool_call>",
+        reasoning=False,
+    ),
+    Family(
+        "recipients",
+        RECIPIENTS,
+        ("<to>", "<msg>"),
+        "messages to recipients (all is content)",
+        reasoning=False,
+    ),
+    Family(
+        "recipients_as_text",
+        RECIPIENTS_AS_TEXT,
+        ("<to>",),
+        "messages to recipients (all is content) (plain text)",
+        reasoning=False,
+        spelled=">>>",
+    ),
     Family("quoted", _framed(QUOTED), ("<q>", "<call>", "</call>"), "fields with quote markers in <call>…</call>"),
     Family(
         "channels",

@@ -8,12 +8,15 @@ the template itself writes it between the parts.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from tokentrue.messages import Message
+from tokentrue.rendering.formats.frames import Frame, derive_frames, marked
 from tokentrue.rendering.formats.parsed import CallStatus, ParsedToolCall, call_of, schemas_of
+from tokentrue.rendering.formats.probing import Probes
 from tokentrue.rendering.formats.reasoning import ReasoningFormat, ReasoningState
+from tokentrue.rendering.formats.tool_calls import derive_tool_format
 from tokentrue.rendering.formats.tool_format import ToolFormat
 from tokentrue.rendering.streaming import (
     CallDelta,
@@ -83,6 +86,7 @@ class Reader:
     stop_ids: frozenset[int]
     reasoning: ReasoningFormat | None
     tools: ToolFormat | None
+    frames: tuple[Frame, ...] = ()
 
     def start(
         self, *, prompt_tail: Sequence[int] = (), tools: Sequence[Mapping[str, Any]] = ()
@@ -96,7 +100,13 @@ class Reader:
                 their schemas type parameters that are written as text. Empty: not judged.
         """
         rules = ReadingRules(
-            self.tokenizer, self.stop_ids, self.reasoning, self.tools, schemas_of(tools), tuple(prompt_tail)
+            self.tokenizer,
+            self.stop_ids,
+            self.reasoning,
+            self.tools,
+            schemas_of(tools),
+            tuple(prompt_tail),
+            self.frames,
         )
         return StreamingReader(rules)
 
@@ -124,3 +134,29 @@ def response_of(deltas: Sequence[Delta], reader: StreamingReader) -> ParsedRespo
         tool_calls=tuple(delta.call for delta in deltas if isinstance(delta, CallDelta)),
         stop_id=reader.stop_id,
     )
+
+
+_PROMPT_TAIL = 16
+
+
+def derive_reader(probes: Probes, stop_ids: Sequence[int]) -> Reader:
+    """What reads the completions of a template, all of it recognised in known messages that it wrote."""
+    reader = Reader(probes.tokenizer, frozenset(stop_ids), probes.reasoning, derive_tool_format(probes))
+    reader = _with_frames(reader, probes)
+    if reader.tools is not None or not reader.frames:
+        return reader
+    # The grammar of calls may stand behind a frame.
+    framed = tuple(
+        (marked(frame.before, probes.marks), marked(frame.after, probes.marks)) for frame in reader.frames
+    )
+    tools = derive_tool_format(replace(probes, frames=framed))
+    return _with_frames(replace(reader, tools=tools), probes)
+
+
+def _with_frames(reader: Reader, probes: Probes) -> Reader:
+    def read(frames: tuple[Frame, ...], prompt: list[int], ids: list[int]) -> str:
+        ends = [position for position, token_id in enumerate(ids) if token_id in reader.stop_ids]
+        said = ids[: ends[0] + 1] if ends else ids
+        return replace(reader, frames=frames).parse(said, prompt_tail=prompt[-_PROMPT_TAIL:]).content
+
+    return replace(reader, frames=derive_frames(probes, read))

@@ -23,12 +23,11 @@ from tokentrue.rendering.certificate import (
 from tokentrue.rendering.chat_template import ChatTemplate
 from tokentrue.rendering.contract import Messages, Tools
 from tokentrue.rendering.fast_tokenizer import with_fast
-from tokentrue.rendering.formats.reasoning import derive_reasoning
-from tokentrue.rendering.formats.tool_calls import derive_tool_format
+from tokentrue.rendering.formats.probing import Probes
 from tokentrue.rendering.formats.tool_format import ToolFormat
 from tokentrue.rendering.independence import generation_prompts, short_history_is_enough
 from tokentrue.rendering.proof_cache import Proof, ProofCache, proof_key
-from tokentrue.rendering.reader import ParsedResponse, Reader
+from tokentrue.rendering.reader import ParsedResponse, Reader, derive_reader
 from tokentrue.rendering.rendered import UNKNOWN_WRITERS, MaskedConversation, RenderedTokens
 from tokentrue.rendering.spans import character_spans, token_spans
 from tokentrue.rendering.spelled import MarkerPolicy, SpelledMarkers, Written, control_markers
@@ -370,19 +369,16 @@ def make_renderer(
 ) -> Renderer:
     """Derive a renderer from its parts; what takes long is looked up in `proofs` first."""
     form = probe_message_form(template)
-    reasoning = derive_reasoning(template, form, tokenizer)
     tails = TailFinder(template, form, tokenizer, stop_ids)
     tails = replace(tails, short_is_enough=_short_is_enough(tails, policy, proofs))
-    stop_texts = [info.text for i in stop_ids if (info := tokenizer.added_token_of_id(i)) is not None]
-    tool_format = derive_tool_format(template, form, tokenizer, stop_texts)
-    reader = Reader(tokenizer, frozenset(stop_ids), reasoning, tool_format)
+    reader = derive_reader(Probes.of(template, form, tokenizer, stop_ids), stop_ids)
     control = control_markers(template, form, tokenizer, reader)
     markers = SpelledMarkers(policy, control, template, form)
     builder = BridgeBuilder(
         tails=replace(tails, markers=markers),
         tokenizer=tokenizer,
         stop_ids=stop_ids,
-        reasoning=reasoning,
+        reasoning=reader.reasoning,
         opener_ids=find_opener_ids(tails),
         generation_prompts=tuple(tuple(tokenizer.encode(text)) for text in generation_prompts(tails)),
     )
@@ -393,7 +389,7 @@ def make_renderer(
         stop_ids=stop_ids,
         bridges=builder,
         reader=reader,
-        tool_format=tool_format,
+        tool_format=reader.tools,
         markers=markers,
         folder=folder,
         proofs=proofs,

@@ -15,6 +15,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from enum import Enum, auto
 
+from tokentrue.rendering.formats.frames import Frame, FrameCutter
 from tokentrue.rendering.formats.held_text import TrimmedText
 from tokentrue.rendering.formats.marks import MarkedDecoder, Marks
 from tokentrue.rendering.formats.parsed import ParsedToolCall, ReadPiece, Schemas, Spoken, SpokenKind, judged
@@ -58,6 +59,7 @@ class ReadingRules:
     tools: ToolFormat | None
     schemas: Schemas
     prompt_tail: tuple[int, ...] = ()
+    frames: tuple[Frame, ...] = ()
 
 
 class _Stage(Enum):
@@ -92,8 +94,12 @@ class StreamingReader:
         marks = rules.tools.marks if rules.tools is not None else Marks()
         if form is not None:
             marks = marks.including(rules.tokenizer, (form.opener.id, form.closer.id))
+        marks = marks.including(
+            rules.tokenizer, [token_id for frame in rules.frames for token_id in frame.token_ids]
+        )
         self._rules = rules
         self._marks = marks
+        self._frame = FrameCutter(rules.frames, marks)
         # A reasoning marker that the format does not know is spelled out for it.
         known = rules.tools.marks if rules.tools is not None else marks
         self._foreign = {
@@ -141,11 +147,11 @@ class StreamingReader:
                 self._held_stop = token_id
             else:
                 certain.append(token_id)
-        return self._deltas(self._read(self._decoder.feed(certain)))
+        return self._deltas(self._read(self._frame.push(self._decoder.feed(certain))))
 
     def finish(self) -> tuple[Delta, ...]:
         """Read the end; returns the rest."""
-        pieces = self._read(self._decoder.finish())
+        pieces = self._read(self._frame.push(self._decoder.finish()) + self._frame.end())
         if self._stage is _Stage.REASONING:
             pieces += self._thinking(self._thought.end(cut=False))
         else:

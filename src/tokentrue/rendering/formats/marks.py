@@ -48,6 +48,10 @@ class Marks:
         """The character that stands for a token; None when it is no mark."""
         return self._chars.get(token_id)
 
+    def id_of(self, char: str) -> int:
+        """The token that a mark stands for."""
+        return self.spellings[ord(char) - _FIRST][0]
+
     def plain(self, text: str) -> str:
         """Marked text as it is spelled."""
         return text.translate(self._table)

@@ -44,6 +44,7 @@ class Probes:
         marks: Every added token that any probe's rendering holds.
         stops: The stop tokens, as marked text.
         ids_carry_names: The template writes the call id and not the name.
+        frames: What it writes before and behind a whole message, as marked text.
     """
 
     template: ChatTemplate
@@ -53,6 +54,7 @@ class Probes:
     marks: Marks = field(default_factory=Marks)
     stops: frozenset[str] = frozenset()
     ids_carry_names: bool = False
+    frames: tuple[tuple[str, str], ...] = ()
 
     @classmethod
     def of(
@@ -64,7 +66,7 @@ class Probes:
         for carry in (False, True):
             probes = replace(probes, ids_carry_names=carry)
             called = probes.message(TEXT, {KEY: VALUE}), probes.message(None, {KEY: VALUE}, {KEY: VALUE})
-            for message in (probes.thinking(), probes.message(None, {KEY: VALUE}), *called):
+            for message in (probes.message(TEXT), probes.thinking(), probes.message(None, {KEY: VALUE}), *called):
                 ids += probes.completion_ids(message) or []
         marks = Marks().including(tokenizer, [*stop_ids, *ids])
         stops = frozenset(char for stop in stop_ids if (char := marks.char(stop)) is not None)
@@ -86,7 +88,12 @@ class Probes:
         return Message(role="assistant", content=TEXT, reasoning_content=THOUGHT)
 
     def completion_ids(self, message: Message) -> list[int] | None:
-        """The ids that the template writes for `message` behind the generation prompt; None when it refuses.
+        """The ids that the template writes for `message` behind the generation prompt; None when it refuses."""
+        found = self.prompt_and_completion(message)
+        return found[1] if found is not None else None
+
+    def prompt_and_completion(self, message: Message) -> tuple[list[int], list[int]] | None:
+        """The ids of the prompt, and those that the template writes for `message`; None when it refuses.
 
         Where the generation prompt is no part of history, what both have in common is the prompt.
         """
@@ -94,13 +101,14 @@ class Probes:
         if found is None:
             return None
         prompt, whole = found
+        prompt_ids = self.tokenizer.encode(prompt)
         if whole.startswith(prompt):
-            return self.tokenizer.encode(whole[len(prompt) :])
-        prompt_ids, whole_ids = self.tokenizer.encode(prompt), self.tokenizer.encode(whole)
+            return prompt_ids, self.tokenizer.encode(whole[len(prompt) :])
+        whole_ids = self.tokenizer.encode(whole)
         same = 0
         while same < min(len(prompt_ids), len(whole_ids)) and prompt_ids[same] == whole_ids[same]:
             same += 1
-        return whole_ids[same:]
+        return prompt_ids[:same], whole_ids[same:]
 
     def _prompt_and_whole(self, message: Message) -> tuple[str, str] | None:
         asked = Message(role="user", content=_ASKED)
@@ -112,11 +120,14 @@ class Probes:
         return prompt, whole
 
     def said(self, message: Message) -> str | None:
-        """`message` as marked text, without reasoning and without the stop token and what is behind it."""
-        ids = self.completion_ids(message)
-        if ids is None:
+        """`message` as marked text, without frame and reasoning, the stop token, and what is behind it."""
+        text = self.ended(message)
+        if text is None:
             return None
-        text = self._ended(ids)
+        frames = [frame for frame in self.frames if text.startswith(frame[0])]
+        if frames:
+            before, after = max(frames)
+            text = text.removeprefix(before).removesuffix(after)
         form = self.reasoning
         closer = self.marks.char(form.closer.id) if form is not None else None
         if form is None or closer is None or closer not in text:
@@ -125,10 +136,13 @@ class Probes:
 
     def said_with_reasoning(self) -> str | None:
         """Reasoning and text as marked text; None when the template refuses them."""
-        ids = self.completion_ids(self.thinking())
-        return self._ended(ids) if ids is not None else None
+        return self.ended(self.thinking())
 
-    def _ended(self, ids: list[int]) -> str:
+    def ended(self, message: Message) -> str | None:
+        """`message` as marked text, up to the stop token; None when the template refuses it."""
+        ids = self.completion_ids(message)
+        if ids is None:
+            return None
         text = self.marks.of_ids(ids, self.tokenizer)
         ends = [position for stop in self.stops if (position := text.find(stop)) > 0]
         return text[: min(ends)] if ends else text

@@ -9,10 +9,8 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
 from dataclasses import replace
 
-from tokentrue.rendering.chat_template import ChatTemplate
 from tokentrue.rendering.formats.bare_json import BareJson
 from tokentrue.rendering.formats.block_glue import BlockGlue, Surroundings, take_apart
 from tokentrue.rendering.formats.blocks import Blocks
@@ -41,9 +39,8 @@ from tokentrue.rendering.formats.probing import (
     VALUE,
     Probes,
 )
+from tokentrue.rendering.formats.recipients import Recipients
 from tokentrue.rendering.formats.tool_format import ToolFormat
-from tokentrue.rendering.template_messages import MessageForm
-from tokentrue.rendering.tokenizer import Tokenizer
 
 _READ_BACK: tuple[dict[str, object], ...] = (
     {KEY: VALUE},
@@ -53,17 +50,9 @@ _READ_BACK: tuple[dict[str, object], ...] = (
 )
 
 
-def derive_tool_format(
-    template: ChatTemplate, form: MessageForm, tokenizer: Tokenizer, close_texts: Sequence[str]
-) -> ToolFormat | None:
-    """The template's grammar of tool calls, or None when none of the known grammars reads it back.
-
-    Args:
-        close_texts: The spellings of the stop tokens.
-    """
-    found = (tokenizer.added_token(text) for text in close_texts)
-    probes = Probes.of(template, form, tokenizer, tuple(info.id for info in found if info is not None))
-    for recognise in (_channels, _json_calls, _named_json, _quoted_fields, _parameter_tags):
+def derive_tool_format(probes: Probes) -> ToolFormat | None:
+    """The template's grammar of tool calls, or None when none of the known grammars reads it back."""
+    for recognise in (_channels, _json_calls, _named_json, _quoted_fields, _parameter_tags, _recipients):
         recognised = _with_text_frame(recognise(probes), probes)
         if recognised is not None and _reads_back(recognised, probes):
             return recognised
@@ -266,6 +255,24 @@ def _with_tags(probes: Probes, glue: BlockGlue, tags: tuple[str, str, str, str])
         value_close=value_close,
     )
     return glue.blocks(probes.marks, body)
+
+
+def _recipients(probes: Probes) -> ToolFormat | None:
+    """`everybody separator TEXT` for text, and each call behind a header that names its tool."""
+    said = probes.said(probes.message(TEXT))
+    two = probes.said(probes.message(TEXT, {KEY: VALUE}, {KEY: OTHER_VALUE}))
+    if said is None or two is None:
+        return None
+    first, second = (rf"\{{[^{{}}]*{value}[^{{}}]*\}}" for value in (VALUE, OTHER_VALUE))
+    found = re.fullmatch(
+        rf"(?P<all>[\w.\-]+)(?P<separator>\W+){TEXT}(?P<next>.+?){NAME}(?P=separator){first}"
+        rf"(?P=next){OTHER_NAME}(?P=separator){second}",
+        two,
+        re.DOTALL,
+    )
+    if found is None or said != found["all"] + found["separator"] + TEXT:
+        return None
+    return Recipients(probes.marks, found["all"], found["separator"], found["next"])
 
 
 def _channels(probes: Probes) -> ToolFormat | None:
