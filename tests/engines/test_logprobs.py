@@ -116,7 +116,7 @@ def test_an_ordinary_distribution_is_measured(mode):
     for seed in range(60):
         logits = np.random.default_rng(seed).normal(0, 2, 100)
         logits[7] = logits.max() + 1
-        engine = OneRow(logits, mode, noise=0.01, seed=seed)
+        engine = OneRow(logits, mode, noise=0.01, seed=seed, length=12)
         assert measured(engine).mode is mode
         counts.append(len(engine.asked))
     assert np.mean(counts) < 6
@@ -146,14 +146,38 @@ def test_a_certain_id_tells_nothing(mode):
     assert "fit no meaning, or several" in found.why
 
 
-@pytest.mark.parametrize("count", [2, 3, 4])
-def test_ids_that_are_equally_likely_tell_nothing(count):
+class OneSeed(OneRow):
+    """Draws every request from one seed, as SGLang's deterministic mode does: asked again, it repeats itself."""
+
+    async def generate(self, request):
+        self.rng = np.random.default_rng(7 * len(request.prompt_ids) + self.certain_first)
+        return await super().generate(request)
+
+
+@pytest.mark.parametrize("length", [1, 12])
+@pytest.mark.parametrize("mode", [LogprobsMode.SCALED, LogprobsMode.PROCESSED])
+@pytest.mark.parametrize("count", [2, 3, 4, 5, 6, 9, 30])
+def test_ids_that_are_equally_likely_tell_nothing(count, mode, length):
     """A low temperature does not part them, so scaled looks like raw; but they take turns."""
-    for seed in range(20):
-        found = measured(OneRow([5.0] * count + [-9.0] * 30, LogprobsMode.SCALED, seed=seed))
-        assert found.mode is not LogprobsMode.PROCESSED
-        assert found.mode is LogprobsMode.UNKNOWN or len(found.probes[-1].cold) == 6
+    for seed in range(4):
+        found = measured(OneRow([5.0] * count + [-9.0] * 30, mode, seed=seed, length=length, noise=0.005))
+        assert found.mode is not LogprobsMode.RAW
+    found = measured(OneSeed([5.0] * count + [-9.0] * 30, mode, length=length))
+    assert found.mode is not LogprobsMode.RAW
     assert LogprobsProbe((1, -0.9), ((3, -1.0),), ((2, -0.9),)).mode is LogprobsMode.UNKNOWN
+
+
+@pytest.mark.parametrize("engine", [OneRow, OneSeed])
+@pytest.mark.parametrize("gap", [0.5, 1.0])
+@pytest.mark.parametrize("count", [10, 300, 3000])
+def test_a_flat_distribution_whose_numbers_could_be_ties_is_measured_by_several_places(engine, gap, count):
+    """Any number below -1.8 is near to that of some ties; that a low temperature always finds one id is not."""
+    row = [gap, *np.random.default_rng(count).uniform(-0.5, 0.0, count)]
+    for mode in (LogprobsMode.RAW, LogprobsMode.SCALED):
+        assert measured(engine(row, mode, length=12)).mode is mode
+    alone = measured(OneRow([1.0, *[0.0] * 14], LogprobsMode.RAW, length=1))  # -1.78: as one of six
+    assert alone.mode in (LogprobsMode.RAW, LogprobsMode.UNKNOWN)
+    assert LogprobsProbe((1, -1.79), ((3, -4.0),), ((1, -1.79),)).mode is LogprobsMode.UNKNOWN
 
 
 def test_numbers_that_cannot_be_true_tell_nothing():

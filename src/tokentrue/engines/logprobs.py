@@ -15,7 +15,9 @@ may not be the first place: a model may always begin with `<think>`):
 `cold` truncates nothing, because SGLang takes a request with top-k 1 for greedy and does not scale it then; and
 0.02 is not lower, because vLLM raises what is below 0.01. Two things could deceive, and are asked about again: a
 prompt after which one id is certain (`plain` again, until its ids leave no room for that), and several ids that
-are equally likely, which a low temperature does not part either (`cold` again: they take turns).
+are equally likely, which a low temperature does not part either (`cold` again: they take turns). A `first` that is
+what k equally likely ids have, for any k, is no evidence by itself: `raw` is told there only when `cold` came to
+the id of `first` so often, and in so many places, that ties cannot be why.
 """
 
 from __future__ import annotations
@@ -58,6 +60,12 @@ SAME_NATS = 0.04
 
 APART_NATS = 0.2
 """Two log-probabilities this far apart are two."""
+
+CHANCE = math.log(1e6)
+"""How unlikely ties must be as the reason why `cold` always came to the id of `first`: the log of 1 to so many."""
+
+CHANCE_OF_PLACES = math.log(1e3)
+"""The same with each place counted once: an engine may draw from one seed, and repeat itself when asked again."""
 
 TRIES = 6
 """How often one way of asking is repeated at most."""
@@ -104,8 +112,7 @@ class LogprobsProbe:
         if first > -APART_NATS or first > self.highest_raw + SAME_NATS:
             return LogprobsMode.UNKNOWN
         if abs(first - cold) <= SAME_NATS:
-            is_told = not self.may_be_tied or len(self.cold) == TRIES
-            return LogprobsMode.RAW if is_told else LogprobsMode.UNKNOWN
+            return LogprobsMode.UNKNOWN if self.may_be_tied else LogprobsMode.RAW
         return LogprobsMode.SCALED if cold - first > APART_NATS / 2 else LogprobsMode.UNKNOWN
 
     @property
@@ -115,8 +122,18 @@ class LogprobsProbe:
 
     @property
     def may_be_tied(self) -> bool:
-        """Whether everything is as where nothing but two, three or four equally likely ids is possible."""
-        return any(abs(self.first[1] + math.log(count)) <= 2 * SAME_NATS for count in (2, 3, 4))
+        """Whether everything is as where nothing but some equally likely ids is possible."""
+        count = max(2, round(math.exp(min(-self.first[1], 20.0))))
+        return -self.first[1] > 20.0 or abs(self.first[1] + math.log(count)) <= 2 * SAME_NATS
+
+    @property
+    def is_raw_or_tied(self) -> bool:
+        """Whether `first` and every `cold` say the same of the same id, and only ties could make that no `RAW`."""
+        steady = all(
+            token_id == self.first[0] and abs(logprob - self.first[1]) <= SAME_NATS
+            for token_id, logprob in self.cold
+        )
+        return steady and -APART_NATS >= self.first[1] <= self.highest_raw + SAME_NATS
 
     def __str__(self) -> str:
         free = (("T=1", each) for each in self.plain[-1:])
@@ -179,32 +196,32 @@ async def measure(asks: Sequence[Ask]) -> MeasuredLogprobs:
     Raises:
         EngineError, TransportError: The engine could not be asked.
     """
-    tried: list[LogprobsProbe] = []
+    tried: tuple[LogprobsProbe, ...] = ()
     for ask in asks:
-        probes = await _probed(ask)
-        tried += probes
-        mode = _agreed(probes)
+        tried = await _probed(ask, tried)
+        mode = _agreed(tried)
         if mode is not LogprobsMode.UNKNOWN:
-            telling = next(probe for probe in probes if probe.mode is mode)
-            return MeasuredLogprobs(mode, str(telling), tuple(tried))
+            tied = (probe for probe in tried if probe.is_raw_or_tied)
+            telling = next((probe for probe in tried if probe.mode is mode), None) or next(tied)
+            return MeasuredLogprobs(mode, str(telling), tried)
     seen = f"; the last: {tried[-1]}" if tried else ""
     why = f"{len(asks)} prompts fit no meaning, or several{seen}"
-    return MeasuredLogprobs(LogprobsMode.UNKNOWN, why, tuple(tried))
+    return MeasuredLogprobs(LogprobsMode.UNKNOWN, why, tried)
 
 
-async def _probed(ask: Ask) -> tuple[LogprobsProbe, ...]:
-    """Every place of one short completion; asked for again where certain or tied ids leave it open."""
+async def _probed(ask: Ask, before: tuple[LogprobsProbe, ...]) -> tuple[LogprobsProbe, ...]:
+    """`before`, and every place of one short completion; asked again where certain or tied ids leave it open."""
     first, plain, cold = [[await _sampled(ask, sampling)] for sampling in (FIRST, PLAIN, COLD)]
     probes = _probes(first[0], plain, cold)
     for _ in range(TRIES - 1):
-        if _agreed(probes) is not LogprobsMode.UNKNOWN:
+        if _agreed(before + probes) is not LogprobsMode.UNKNOWN:
             break
         if all(probe.may_be_certain for probe in probes):
             plain.append(await _sampled(ask, PLAIN))
         elif any(probe.may_be_tied for probe in probes):
             cold.append(await _sampled(ask, COLD))
         probes = _probes(first[0], plain, cold)
-    return probes
+    return before + probes
 
 
 def _probes(
@@ -228,6 +245,13 @@ def _probes(
 def _agreed(probes: Sequence[LogprobsProbe]) -> LogprobsMode:
     """What all places say that say anything."""
     said = {probe.mode for probe in probes} - {LogprobsMode.UNKNOWN}
+    if not said:
+        # Of k equally likely ids, each with `first` = -log k, one is drawn again with a chance of 1 in k.
+        steady = [probe for probe in probes if probe.is_raw_or_tied]
+        by_places = -math.fsum(probe.first[1] for probe in steady)
+        by_draws = -math.fsum(probe.first[1] * len(probe.cold) for probe in steady)
+        is_raw = len(steady) > 1 and by_places >= CHANCE_OF_PLACES and by_draws >= CHANCE
+        return LogprobsMode.RAW if is_raw else LogprobsMode.UNKNOWN
     return said.pop() if len(said) == 1 else LogprobsMode.UNKNOWN
 
 
