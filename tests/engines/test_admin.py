@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 import pytest
 
 from tokentrue.engines.admin import DynamoFleet, FixedFleet, HttpAdmin, Target, make_admin
+from tokentrue.engines.policy import GivenVersion
 from tokentrue.errors import (
     ConfigError,
     ConnectionLostError,
@@ -159,6 +160,65 @@ def test_replicas_that_differ_have_no_version() -> None:
         asyncio.run(admin_of(one, two).version())
     two.label = "step-1"
     assert asyncio.run(admin_of(one, two).version()) == "step-1"
+
+
+def test_the_label_that_an_engine_is_born_with_is_no_version() -> None:
+    assert asyncio.run(admin_of(FakeVllm(), FakeVllm()).version()) is None
+    with pytest.raises(EvidenceError, match="engine 0 has 'default', engine 1 has 'step-1'"):
+        asyncio.run(admin_of(FakeVllm(), FakeVllm(label="step-1")).version())
+
+
+def test_no_weights_can_be_given_that_label() -> None:
+    engine = FakeVllm()
+    with pytest.raises(ConfigError, match="the label of an engine that was never told a version"):
+        asyncio.run(admin_of(engine).update_weights("second", "default"))
+    assert engine.seen == []
+    for version in ("", "default"):
+        with pytest.raises(ConfigError, match=f"such as 'step-12', and not '{version}'"):
+            GivenVersion(version)
+
+
+def test_two_admins_of_one_engine_wait_for_each_other() -> None:
+    """Each update is whole: no engine has the weights of one and the label of the other, at any step."""
+    one, two = FakeVllm(), FakeVllm()
+
+    async def both() -> None:
+        # The second knows them in the other order: taking one and waiting for the other would never end.
+        forth = HttpAdmin(VllmAdminCodec(), FixedFleet([Target("a", one, "http://one"), Target("b", two)]))
+        back = HttpAdmin(VllmAdminCodec(), FixedFleet([Target("b", two), Target("c", one, "http://one")]))
+        updates = [
+            admin.update_weights(f"weights {at}", f"step-{at}") for at, admin in enumerate([forth, back] * 3)
+        ]
+        async with asyncio.timeout(10):
+            await asyncio.gather(*updates)
+
+    asyncio.run(both())
+    for engine in (one, two):
+        assert engine.seen == list(STEPS.values()) * 6
+        assert engine.weights.removeprefix("weights ") == engine.label.removeprefix("step-")
+        assert not engine.paused
+
+
+def test_admins_of_other_engines_do_not_wait() -> None:
+    slow, quick = FakeVllm(), FakeVllm()
+    held = asyncio.Event()
+
+    async def pause_for_ever(call, read, headers=None):
+        held.set()
+        await asyncio.Event().wait()
+
+    slow.exchange = pause_for_ever
+
+    async def both() -> None:
+        waiting = asyncio.create_task(admin_of(slow).pause())
+        await held.wait()
+        other = HttpAdmin(VllmAdminCodec(), FixedFleet([Target("engine 1", quick)]))
+        async with asyncio.timeout(10):
+            await other.update_weights("second", "step-1")
+        waiting.cancel()
+
+    asyncio.run(both())
+    assert quick.label == "step-1"
 
 
 def test_a_mode_that_the_engine_lacks_is_refused_before_anything_is_done() -> None:

@@ -22,7 +22,7 @@ from tokentrue.errors import (
     MalformedReplyError,
     OverlongPromptError,
 )
-from tokentrue.generation import ChatRequest, FinishReason, GenerateRequest, WeightSpan
+from tokentrue.generation import ChatRequest, FinishReason, GenerateRequest, VersionSource, WeightSpan
 from tokentrue.messages import Message
 from tokentrue.sampling import SamplingParams
 from tokentrue.tokens import TokenIds
@@ -351,7 +351,7 @@ def test_the_chat_route_tells_the_ids_of_both_sides(recording) -> None:
     assert tokens.completion_ids == choice["response_token_ids"]
     assert tokens.completion_logprobs == [item["logprob"] for item in choice["logprobs"]["content"]]
     assert (found.finish_reason, found.model) == (FinishReason.LENGTH, "tiny")
-    assert found.generation.weight_spans == (WeightSpan("default", 0, 8),)
+    assert found.generation.weight_spans == (WeightSpan(None, 0, 8, VersionSource.UNKNOWN),)
     assert found.answer.parsed.content == choice["message"]["content"]
 
 

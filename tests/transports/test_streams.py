@@ -20,7 +20,7 @@ from tokentrue.errors import (
     TokentrueError,
     UnsupportedParameterError,
 )
-from tokentrue.generation import FinishReason, GenerateRequest
+from tokentrue.generation import FinishReason, GenerateRequest, VersionSource
 from tokentrue.sampling import SamplingParams
 from tokentrue.tokens import TokenIds
 from tokentrue.transports.dynamo import DynamoTransport
@@ -84,7 +84,7 @@ def test_what_a_stream_tells_of_itself_arrives(recorded) -> None:
     _, end = read("vllm", *_one(recorded("vllm", "generate_stream")))
     assert end.prompt_ids_echoed
     assert (end.usage.prompt_tokens, end.usage.completion_tokens, end.usage.cached_tokens) == (68, 8, 64)
-    assert [span.version for span in end.weight_spans] == ["default"]
+    assert [(span.version, span.source) for span in end.weight_spans] == [(None, VersionSource.UNKNOWN)]
     _, end = read("dynamo", *_one(recorded("dynamo", "wk_chat_tito_stream_usage")))
     assert end.text
     assert end.usage.prompt_tokens == len(end.tokens.prompt_ids)

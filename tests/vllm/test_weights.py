@@ -35,6 +35,7 @@ from tokentrue.rollouts.summary import summarize
 from tokentrue.sampling import SamplingParams
 from tokentrue.tokens import Logprobs, TokenIds
 from tokentrue.transports.admin import PauseMode
+from tokentrue.transports.admin_vllm import VllmAdminCodec
 
 pytestmark = pytest.mark.vllm
 
@@ -70,7 +71,10 @@ def left_as_found(ask) -> Iterator[None]:
 
     async def restore() -> None:
         async with make_admin("vllm", ask.url) as admin:
-            await admin.update_weights(FIRST, "default")
+            await admin.update_weights(FIRST, "first")
+        async with ask.engine() as engine:  # the label that it was born with, which an `Admin` never sets
+            call = VllmAdminCodec().set_version("default")
+            await engine.exchange(call.call, call.read)
 
     asyncio.run(restore())
 

@@ -15,14 +15,16 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import Protocol, Self, TypeVar
+from typing import Protocol, Self, TypeAlias, TypeVar
+from weakref import WeakKeyDictionary, WeakValueDictionary
 
 from tokentrue.engines.engine import Server
 from tokentrue.engines.http import HttpEngine
 from tokentrue.engines.http_settings import root_of
+from tokentrue.engines.policy import check_version
 from tokentrue.errors import (
     ConfigError,
     EngineError,
@@ -38,6 +40,7 @@ from tokentrue.transports.admin_sglang import SglangAdminCodec
 from tokentrue.transports.admin_vllm import VllmAdminCodec
 from tokentrue.transports.dynamo import DynamoTransport
 from tokentrue.transports.vllm import VllmTransport
+from tokentrue.weights import UNSET_LABEL
 
 T = TypeVar("T")
 
@@ -72,7 +75,7 @@ class Admin(Protocol):
             mode: What happens to the requests in flight.
 
         Raises:
-            ConfigError: Path or version is empty.
+            ConfigError: Path or version is empty, or the version is the label of engines that were never told one.
             WeightUpdateError: It stopped half way; says at which step, and whether the engines sample now.
         """
         ...
@@ -85,11 +88,10 @@ class Admin(Protocol):
         """
         ...
 
-    async def version(self) -> str:
-        """The version that all engines are labelled with.
+    async def version(self) -> str | None:
+        """The version that all engines are labelled with; None where a vLLM or an SGLang was never told one.
 
-        A vLLM or an SGLang that was never told one is labelled `tokentrue.weights.UNSET_LABEL`; what is sampled
-        under that is of an unknown version.
+        What is sampled under that is of an unknown version.
 
         Raises:
             EvidenceError: One tells no label (a Dynamo worker that was never told one), or they differ.
@@ -114,10 +116,11 @@ class Step(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """One engine to control; `name` is for errors."""
+    """One engine to control; `name` is for errors, and stands for the engine where there is no `url`."""
 
     name: str
     server: Server
+    url: str = ""
 
 
 class _Fleet(Protocol):
@@ -177,7 +180,7 @@ class DynamoFleet:
             told = ", ".join(sorted(models)) or "none at all"
             meant = "" if self.model is None else f" of {self.model!r}"
             raise EngineError(f"there is no worker{meant} to control; the frontend tells of {told}")
-        return [Target(f"worker {worker.instance}", self._server(worker)) for worker in chosen]
+        return [Target(f"worker {worker.instance}", self._server(worker), worker.system_url) for worker in chosen]
 
     def _server(self, worker: RlWorker) -> Server:
         if worker.system_url not in self._servers:
@@ -203,12 +206,26 @@ class _OneAtATime:
         return self._held[1]
 
 
+_Locks: TypeAlias = WeakValueDictionary[str, asyncio.Lock]
+_LOCKS: WeakKeyDictionary[asyncio.AbstractEventLoop, _Locks] = WeakKeyDictionary()
+
+
+def _lock_of(place: str) -> asyncio.Lock:
+    """The one lock of an engine in this event loop; it lives as long as somebody holds or awaits it."""
+    locks = _LOCKS.setdefault(asyncio.get_running_loop(), WeakValueDictionary())
+    lock = locks.get(place)
+    if lock is None:
+        lock = locks[place] = asyncio.Lock()
+    return lock
+
+
 @dataclass(frozen=True, slots=True)
 class HttpAdmin:
     """An `Admin` of engines behind HTTP; `make_admin` makes one. Use as `async with`, or `close` it.
 
     An update, a pause and a resumption wait for one another: two updates at once would label the weights of one
-    with the version of the other. (Of two admins of the same engines, only one may change anything at a time.)
+    with the version of the other. They wait for those of other admins of the same engines too, as long as all are
+    used by one event loop; of two processes, only one may change anything at a time.
     """
 
     codec: AdminCodec
@@ -217,19 +234,19 @@ class HttpAdmin:
 
     async def pause(self, mode: PauseMode = PauseMode.KEEP) -> None:
         """See `Admin.pause`."""
-        async with self._turn.lock():
-            await self._on_all(await self.fleet.targets(), self.codec.pause(mode))
+        async with self._alone() as targets:
+            await self._on_all(targets, self.codec.pause(mode))
 
     async def resume(self) -> None:
         """See `Admin.resume`."""
-        async with self._turn.lock():
-            await self._on_all(await self.fleet.targets(), self.codec.resume())
+        async with self._alone() as targets:
+            await self._on_all(targets, self.codec.resume())
 
     async def reset_prefix_cache(self) -> None:
         """See `Admin.reset_prefix_cache`."""
         await self._on_all(await self.fleet.targets(), self.codec.reset_prefix_cache())
 
-    async def version(self) -> str:
+    async def version(self) -> str | None:
         """See `Admin.version`."""
         targets = await self.fleet.targets()
         told = await self._on_all(targets, self.codec.version())
@@ -238,12 +255,13 @@ class HttpAdmin:
                 f"{target.name} has {version!r}" for target, version in zip(targets, told, strict=True)
             )
             raise EvidenceError(f"the engines are labelled with different versions: {pairs}")
-        return told[0]
+        return None if told[0] == UNSET_LABEL else told[0]
 
     async def update_weights(self, path: str, version: str, mode: PauseMode = PauseMode.KEEP) -> None:
         """See `Admin.update_weights`."""
         if not path or not version:
             raise ConfigError(f"an update needs a path and a version, not {path!r} and {version!r}")
+        check_version(version)
         steps = {
             Step.PAUSE: self.codec.pause(mode),
             Step.LOAD: self.codec.load(path, version),
@@ -251,13 +269,22 @@ class HttpAdmin:
             Step.RESET: self.codec.reset_prefix_cache(),
             Step.RESUME: self.codec.resume(),
         }
-        async with self._turn.lock():
-            targets = await self.fleet.targets()
+        async with self._alone() as targets:
             for step, call in steps.items():
                 try:
                     await self._on_all(targets, call)
                 except TokentrueError as exc:
                     raise await self._stopped(step, targets, exc) from exc
+
+    @contextlib.asynccontextmanager
+    async def _alone(self) -> AsyncIterator[Sequence[Target]]:
+        """The engines there are now, while no other admin of this event loop changes one of them."""
+        async with self._turn.lock(), contextlib.AsyncExitStack() as held:
+            targets = await self.fleet.targets()
+            # In one order for everybody, so that no two wait for each other.
+            for place in sorted({target.url or target.name for target in targets}):
+                await held.enter_async_context(_lock_of(place))
+            yield targets
 
     async def _on_all(self, targets: Sequence[Target], call: AdminCall[T]) -> list[T]:
         """The same call to all at once; every one has answered, or failed, when this returns or raises."""
@@ -345,4 +372,6 @@ def make_admin(
         raise ConfigError(f"an admin of {transport!r} cannot be made of {len(urls)} URLs")
     if transport == "dynamo":
         return HttpAdmin(DynamoAdminCodec(), DynamoFleet(server(urls[0], api_key), server, model))
-    return HttpAdmin(_CODECS[transport](), FixedFleet([Target(url, server(url, api_key)) for url in urls]))
+    return HttpAdmin(
+        _CODECS[transport](), FixedFleet([Target(url, server(url, api_key), root_of(url)) for url in urls])
+    )

@@ -11,7 +11,7 @@ from tokentrue.engines.engine import Engine
 from tokentrue.errors import ConfigError, TokentrueError
 from tokentrue.generation import AnyGeneration, EngineInfo, GenerateRequest, Generation
 from tokentrue.sampling import SamplingParams
-from tokentrue.weights import attributed, contradicting, salted
+from tokentrue.weights import UNSET_LABEL, attributed, contradicting, salted
 
 T = TypeVar("T")
 
@@ -24,8 +24,8 @@ Mark = Callable[[Generation], Generation]
 class PolicyClock(Protocol):
     """Tells which policy version the engine samples with now. An `Admin` is one."""
 
-    async def version(self) -> str:
-        """The version.
+    async def version(self) -> str | None:
+        """The version; None where the engine was never told one.
 
         Raises:
             EngineError, TransportError: The engine was asked and cannot tell.
@@ -33,19 +33,31 @@ class PolicyClock(Protocol):
         ...
 
 
+def check_version(version: str) -> None:
+    """Refuse what is no version.
+
+    Raises:
+        ConfigError: It is empty, or the label of engines that were never told one.
+    """
+    if not version or version == UNSET_LABEL:
+        raise ConfigError(
+            f"a policy version is non-empty text, such as 'step-12', and not {version!r}: {UNSET_LABEL!r} is the "
+            f"label of an engine that was never told a version"
+        )
+
+
 @dataclass(slots=True)
 class GivenVersion:
     """The version as the training loop says it: set `value` once the engines have the new weights.
 
     Raises:
-        ConfigError: The version is empty.
+        ConfigError: The version is empty, or the label of engines that were never told one.
     """
 
     value: str
 
     def __post_init__(self) -> None:
-        if not self.value:
-            raise ConfigError("a policy version is non-empty text, such as 'step-12'")
+        check_version(self.value)
 
     async def version(self) -> str:  # async: as `PolicyClock` asks
         """What was given."""
@@ -83,7 +95,7 @@ class Bracket:
             EngineError, TransportError: Of the call, or of the clock before it. Once something is sampled, a clock
                 that fails takes nothing away: the ids are of an unknown version, and a warning says why.
         """
-        before = await self.clock.version()
+        before = await self.clock.version() or UNSET_LABEL
         try:
             answer = await ask(salted(sampling, before) if self.salts else sampling)
         except TokentrueError as exc:
@@ -95,7 +107,7 @@ class Bracket:
 
     async def _after(self) -> str | None:
         try:
-            return await self.clock.version()
+            return await self.clock.version() or UNSET_LABEL
         except Exception as exc:  # noqa: BLE001 - a clock may be anybody's, and the ids are there already
             _LOGGER.warning(
                 "the policy version could not be read after a call, so who sampled its ids is known only where "

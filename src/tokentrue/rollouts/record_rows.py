@@ -25,6 +25,7 @@ from tokentrue.rollouts.trajectory import EpisodeError, EpisodeRecord, Phase, Ru
 from tokentrue.sampling import SamplingParams
 from tokentrue.tokens import IntArray, Logprobs, TokenIds, TurnTokens
 from tokentrue.turns import How, Junction, Stitch, TokenKind, TokenSpan, Turn, Why
+from tokentrue.weights import UNSET_LABEL
 
 Row = dict[str, Any]
 """One row, by column name; the columns are declared in `record.py`."""
@@ -231,7 +232,11 @@ def _weight_spans(row: Row, texts: ToldTexts) -> tuple[WeightSpan, ...]:
         if why["before"] is not None:
             between = (texts.restored(f"before {i}", why["before"]), texts.restored(f"after {i}", why["after"]))
         version = None if span["version"] is None else texts.restored(f"version {i}", span["version"])
-        spans.append(WeightSpan(version, span["start"], span["end"], VersionSource(why["source"]), between))
+        source = VersionSource(why["source"])
+        if version == UNSET_LABEL and source is VersionSource.ENGINE:
+            # Older records took the label that an engine is born with for a version.
+            version, source = None, VersionSource.UNKNOWN
+        spans.append(WeightSpan(version, span["start"], span["end"], source, between))
     return tuple(spans)
 
 

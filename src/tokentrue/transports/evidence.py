@@ -24,9 +24,11 @@ from tokentrue.generation import (
     PartialGeneration,
     PromptLogprobs,
     Usage,
+    VersionSource,
     WeightSpan,
 )
 from tokentrue.sampling import SamplingParams
+from tokentrue.weights import UNSET_LABEL
 
 SENTINEL_LOGPROB = -9999.0
 """vLLM's chat routes write this for minus infinity, Dynamo's worker -1e30: no sampled id has either."""
@@ -76,8 +78,16 @@ class SpanWire(msgspec.Struct):
 
 
 def weight_spans_from(told: Sequence[SpanWire] | None) -> tuple[WeightSpan, ...]:
-    """The same spans as values of the vocabulary; none when the engine does not tell them."""
-    return tuple(WeightSpan(span.version, span.start, span.end) for span in told or ())
+    """The same spans as values of the vocabulary; none when the engine does not tell them.
+
+    The label that an engine was born with is no version: whose weights those are, nobody said.
+    """
+    return tuple(
+        WeightSpan(None, span.start, span.end, VersionSource.UNKNOWN)
+        if span.version == UNSET_LABEL
+        else WeightSpan(span.version, span.start, span.end)
+        for span in told or ()
+    )
 
 
 class LogprobItem(msgspec.Struct):

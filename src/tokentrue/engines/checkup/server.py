@@ -189,7 +189,11 @@ async def probe_weights(patient: Patient) -> Look:
     """Which policy version sampled, and can weights be swapped here? Only asked, never done."""
     generation = await patient.sampled(patient.prompt_ids, max_tokens=1)
     versions = sorted({span.version for span in generation.weight_spans if span.version})
-    said = f"replies name policy version {', '.join(versions)}" if versions else "replies name no policy version"
+    said = "replies name no policy version"
+    if versions:
+        said = f"replies name policy version {', '.join(versions)}"
+    elif generation.weight_spans:
+        said = "replies name a policy version, which was never set"
     advice = WEIGHTS_ADVICE.get(patient.engine, "")
     if patient.engine == DYNAMO:
         return Look(Level.NOTE, f"{said}; weights are swapped at the port of DYN_RL_PORT", advice)
