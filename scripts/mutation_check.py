@@ -270,6 +270,27 @@ FAULTS = (
         FRAMES,
     ),
     Fault(
+        "Python arguments that cannot be read are replaced by none",
+        "rendering/formats/pythonic.py",
+        '        return ParsedToolCall(raw, CallStatus.INVALID_JSON, name["name"])\n',
+        '        return ParsedToolCall(raw, CallStatus.OK, name["name"], "{}")\n',
+        ("tests/rendering/test_python_calls.py::test_calls_in_a_block_have_their_status",),
+    ),
+    Fault(
+        "a parameter that is given twice is read once",
+        "rendering/formats/pythonic.py",
+        '            if key is None or key["key"] in arguments:\n',
+        "            if key is None:\n",
+        ("tests/rendering/test_python_calls.py::test_calls_in_a_block_have_their_status",),
+    ),
+    Fault(
+        "a number that JSON does not have is read",
+        "rendering/formats/python_literals.py",
+        "or not math.isfinite(value):",
+        "or value == 0.125:",
+        ("tests/rendering/test_python_calls.py::test_what_json_cannot_hold_is_no_literal",),
+    ),
+    Fault(
         "half of a recipient's header is said",
         "rendering/formats/recipients.py",
         "        certain = len(held) - self._undecided(held, position)\n",

@@ -240,6 +240,13 @@ def family(name: str) -> Renderer:
         ("json_list", '[TOOL_CALLS]{"name": 1}[e]', CallStatus.INVALID_JSON, None),
         ("quoted", "<call>call:look_up{s:<q>a,b:{c}<q>,i:-3}</call>", CallStatus.OK, '{"s": "a,b:{c}", "i": -3}'),
         ("quoted", "<call>call:look_up{s:a b}</call>", CallStatus.INVALID_JSON, None),
+        ("quoted", "<call>call:look_up{n:-1e999}</call>", CallStatus.INVALID_JSON, None),
+        (
+            "key_value",
+            "<tool_call>look_up<arg_key>n</arg_key><arg_value>1e999</arg_value></tool_call>",
+            CallStatus.OK,
+            '{"n": "1e999"}',
+        ),
         ("quoted", "<call>call:look_up" + "{a:" * 500 + "</call>", CallStatus.INVALID_JSON, None),
         (
             "channels",

@@ -336,19 +336,25 @@ def _is_channels(renderer: Renderer) -> bool:
 
 @dataclass(frozen=True)
 class Inverse:
-    """Law 6 over many messages."""
+    """Law 6 over many messages.
+
+    Args:
+        untold: Where the template writes strings without quotes: messages whose strings cannot be told from the
+            rest of the call, each of which came back as a call that cannot be read, with all that was written.
+    """
 
     right: int
     refused: int
     wrong: tuple[str, ...]
+    untold: int = 0
 
     def __str__(self) -> str:
-        return f"{self.right}/{self.right + len(self.wrong)}"
+        return f"{self.right}/{self.right + self.untold + len(self.wrong)}"
 
 
 def judge_inverse(renderer: Renderer, seed: int, count: int) -> Inverse:
     """Write and read `count` messages; a message is compared with what the template keeps of it."""
-    right, refused, wrong = 0, 0, []
+    right, refused, untold, wrong = 0, 0, 0, []
     for message in random_messages(renderer, seed, count):
         try:
             prompt, ids = completion(renderer, message)
@@ -360,9 +366,19 @@ def judge_inverse(renderer: Renderer, seed: int, count: int) -> Inverse:
         same = parsed.to_message("call").digest == kept.digest
         if same and all(call.status is CallStatus.OK for call in parsed.tool_calls):
             right += 1
+        elif _cannot_be_told(renderer, message) and all(call.raw for call in parsed.tool_calls):
+            untold += 1
         else:
             wrong.append(f"{renderer.tokenizer.decode(ids)!r} was read as {parsed!r}, not {kept!r}")
-    return Inverse(right, refused, tuple(wrong))
+    return Inverse(right, refused, tuple(wrong), untold)
+
+
+def _cannot_be_told(renderer: Renderer, message: Message) -> bool:
+    """Whether the template writes strings without quotes, and one of them has what could end or quote it."""
+    if renderer.tool_format is None or "strings without quotes" not in renderer.tool_format.name:
+        return False
+    values = [value for call in message.tool_calls for value in json.loads(call.arguments).values()]
+    return any(isinstance(value, str) and set(value) & set(",=()[]{}'\"") for value in values)
 
 
 def normal_form(renderer: Renderer, message: Message) -> Message:

@@ -126,6 +126,32 @@ FRAMED_TEXT = (
     {{- '<tool_call>\\n{"name": "' + f.name + '", "arguments": ' + (f.arguments | tojson) + '}\\n</tool_call>' }}
     {%- endfor %}"""
 )
+_PYTHON_CALL = (
+    "{{- f.name + '(' }}"
+    + _ARGS
+    + """{{- k + '=' }}{%- if v is string %}
+    {{- "'" + (v | replace("\\\\", "\\\\\\\\") | replace("'", "\\\\'") | replace("\\n", "\\\\n")) + "'" }}
+    {%- elif v is mapping or v is iterable %}{{- v | tojson }}{%- else %}{{- v | string }}{%- endif %}
+    {%- if not loop.last %}{{- ', ' }}{%- endif %}{%- endfor %}{{- ')' }}
+    {%- if not loop.last %}{{- ', ' }}{%- endif %}{%- endfor %}"""
+)
+PYTHON = (
+    _SAY + "{%- if m.tool_calls %}{{- '<calls>[' }}" + _CALLS + _PYTHON_CALL + "{{- ']</calls>' }}{%- endif %}"
+)
+BARE_PYTHON = (
+    "{%- if m.tool_calls %}{{- '[' }}"
+    + _CALLS
+    + _PYTHON_CALL
+    + "{{- ']' }}{%- else %}{{- m.content }}{%- endif %}"
+)
+UNQUOTED_PYTHON = """{%- if m.tool_calls %}{{- '[' }}""" + (
+    _CALLS
+    + "{{- f.name + '(' }}"
+    + _ARGS
+    + """{{- k + '=' }}{{- '%s' | format(v) }}{%- if not loop.last %}{{- ', ' }}{%- endif %}{%- endfor %}
+    {{- ')' }}{%- if not loop.last %}{{- ', ' }}{%- endif %}{%- endfor %}{{- ']' }}
+    {%- else %}{{- m.content }}{%- endif %}"""
+)
 RECIPIENTS = (
     _TOOLS
     + """{%- for m in messages %}
@@ -247,6 +273,16 @@ FAMILIES = (
         "name + json in <function=…</function> (plain text)",
         spelled="<",
     ),
+    Family("python", _framed(PYTHON), ("<calls>", "</calls>"), "python calls in <calls>…</calls>"),
+    Family("python_as_text", _framed(PYTHON), (), "python calls in <calls>…</calls> (plain text)", spelled="<"),
+    Family(
+        "bare_python",
+        _framed(BARE_PYTHON),
+        (),
+        "bare python calls",
+        text_beside_calls=False,
+        reasoning=False,
+    ),
     Family(
         "framed_text",
         _framed(FRAMED_TEXT),
@@ -295,3 +331,14 @@ def family_renderer(family: Family) -> Renderer:
     tokenizer = Tokenizer(backend, {}, family.name)
     stops = tuple(backend.token_to_id(text) for text in family.stops)
     return make_renderer(tokenizer, ChatTemplate(family.template), stops, family.name)
+
+
+UNQUOTED = Family(
+    "unquoted_python",
+    _framed(UNQUOTED_PYTHON),
+    (),
+    "bare python calls (strings without quotes)",
+    text_beside_calls=False,
+    reasoning=False,
+)
+"""What it writes cannot always be told apart, so it has tests of its own."""

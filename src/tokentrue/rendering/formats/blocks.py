@@ -9,11 +9,11 @@ by the grammar's `CallBody`.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from tokentrue.rendering.formats.held_text import held_length
 from tokentrue.rendering.formats.marks import Marks, is_mark
-from tokentrue.rendering.formats.parsed import ReadPiece, Schemas, Spoken, SpokenKind
+from tokentrue.rendering.formats.parsed import CallStatus, ParsedToolCall, ReadPiece, Schemas, Spoken, SpokenKind
 from tokentrue.rendering.formats.tool_format import CallBody
 
 
@@ -99,10 +99,22 @@ class _BlockReader:
     def finish(self, *, stopped: bool) -> list[ReadPiece]:
         held, self._held = self._held, ""
         if self._in_block:
-            return self._read_block(held, closed=stopped and self._form.closer is None)
+            return self._unclosed(held, stopped=stopped)
         if not self._is_first and not self._released and held in self._form.dropped:
             return []
         return self._said(held)
+
+    def _unclosed(self, body: str, *, stopped: bool) -> list[ReadPiece]:
+        if self._form.closer is None:
+            return self._read_block(body, closed=stopped)
+        # Half of a closer that is ordinary text is no argument; where nothing could be read it is kept as well.
+        half = held_length(body, [self._form.closer])
+        whole, half_text = body[: len(body) - half], self._form.marks.plain(body[len(body) - half :])
+        pieces = self._read_block(whole, closed=False)
+        last = pieces[-1] if pieces else None
+        if isinstance(last, ParsedToolCall) and last.status is CallStatus.UNCLOSED:
+            pieces[-1] = replace(last, raw=last.raw + half_text)
+        return pieces
 
     def _read_block(self, body: str, *, closed: bool) -> list[ReadPiece]:
         return list(self._form.body.read(body, self._form.marks, self._schemas, closed=closed))

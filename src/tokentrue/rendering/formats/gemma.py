@@ -5,6 +5,7 @@ Keys are not quoted, so a key that contains `:` cannot be told from its value; s
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import dataclass
 from typing import Any
@@ -132,7 +133,10 @@ class _Fields:
             return _WORDS[word]
         if not _NUMBER.match(word):
             raise ValueError(word)
-        return float(word) if any(char in word for char in ".eE") else int(word)
+        number = float(word) if any(char in word for char in ".eE") else int(word)
+        if not math.isfinite(number):
+            raise ValueError(word)  # JSON has no infinity
+        return number
 
     def _ends(self, closer: str) -> bool:
         self._skip_space()

@@ -39,8 +39,9 @@ from tokentrue.rendering.formats.probing import (
     VALUE,
     Probes,
 )
+from tokentrue.rendering.formats.pythonic import BarePython, PythonList
 from tokentrue.rendering.formats.recipients import Recipients
-from tokentrue.rendering.formats.tool_format import ToolFormat
+from tokentrue.rendering.formats.tool_format import CallBody, ToolFormat
 
 _READ_BACK: tuple[dict[str, object], ...] = (
     {KEY: VALUE},
@@ -48,11 +49,21 @@ _READ_BACK: tuple[dict[str, object], ...] = (
     {KEY: VALUE, OTHER_KEY: OTHER_VALUE},
     {KEY: '7 é\n{"a": 1}', "n": 7, "t": True, "l": [1, "a"], "o": {"k": "v"}},
 )
+_READ_BACK_UNQUOTED = (*_READ_BACK[:3], {KEY: "7 é", "n": 7, "t": True, "l": [1, "a"], "o": {"k": "it's"}})
+"""Strings without quotes are told from the rest of a call only where nothing in them ends a value."""
 
 
 def derive_tool_format(probes: Probes) -> ToolFormat | None:
     """The template's grammar of tool calls, or None when none of the known grammars reads it back."""
-    for recognise in (_channels, _json_calls, _named_json, _quoted_fields, _parameter_tags, _recipients):
+    for recognise in (
+        _channels,
+        _json_calls,
+        _named_json,
+        _quoted_fields,
+        _parameter_tags,
+        _python_calls,
+        _recipients,
+    ):
         recognised = _with_text_frame(recognise(probes), probes)
         if recognised is not None and _reads_back(recognised, probes):
             return recognised
@@ -70,9 +81,15 @@ def _with_text_frame(recognised: ToolFormat | None, probes: Probes) -> ToolForma
     return replace(recognised, sections=recognised.sections | set(before + behind))
 
 
+def _told_apart(recognised: ToolFormat) -> tuple[dict[str, object], ...]:
+    """The arguments to read back; without those that a template cannot write so that they can be told apart."""
+    body = recognised.body if isinstance(recognised, (Blocks, BarePython)) else None
+    return _READ_BACK_UNQUOTED if isinstance(body, PythonList) and body.bare_strings else _READ_BACK
+
+
 def _reads_back(recognised: ToolFormat, probes: Probes) -> bool:
     """Whether every probe that the template renders is read as it was; the first ones must be rendered."""
-    messages = [probes.message(None, arguments) for arguments in _READ_BACK]
+    messages = [probes.message(None, arguments) for arguments in _told_apart(recognised)]
     messages += [probes.message(None, {KEY: VALUE}, {KEY: OTHER_VALUE}), probes.message(TEXT)]
     for message in messages:
         text = probes.said(message)
@@ -149,7 +166,7 @@ def _json_calls(probes: Probes) -> ToolFormat | None:
     if around is None or keys is None:
         return None
     if around.before.rstrip().endswith("[") and around.after.lstrip().startswith("]"):
-        return _json_list(probes, around, keys)
+        return _list_blocks(probes, around, JsonList(keys))
     if not around.before.strip():
         return BareJson(keys, probes.marks) if around.between is None else None
     glue = take_apart(around)
@@ -158,7 +175,8 @@ def _json_calls(probes: Probes) -> ToolFormat | None:
     return glue.blocks(probes.marks, JsonObject(keys))
 
 
-def _json_list(probes: Probes, around: Surroundings, keys: CallKeys) -> ToolFormat | None:
+def _list_blocks(probes: Probes, around: Surroundings, body: CallBody) -> ToolFormat | None:
+    """One block that holds a list of all calls."""
     before = around.before.rstrip().removesuffix("[")
     behind_text = around.behind_text
     if behind_text is not None:
@@ -166,7 +184,23 @@ def _json_list(probes: Probes, around: Surroundings, keys: CallKeys) -> ToolForm
     glue = take_apart(Surroundings(before, around.after.lstrip().removeprefix("]"), None, "", behind_text))
     if glue is None or glue.open_rest.strip():
         return None
-    return glue.blocks(probes.marks, JsonList(keys))
+    return glue.blocks(probes.marks, body)
+
+
+def _python_calls(probes: Probes) -> ToolFormat | None:
+    """`NAME(KEY=VALUE)` in a list, with or without quotes around the value."""
+
+    def core(name: str, value: str) -> re.Pattern[str]:
+        return re.compile(rf"{name}\({KEY}=(?P<quote>['\"]?){value}['\"]?\)")
+
+    around = _around(probes, core(NAME, VALUE), core(OTHER_NAME, OTHER_VALUE))
+    one = probes.said(probes.message(None, {KEY: VALUE}))
+    found = core(NAME, VALUE).search(one) if one is not None else None
+    if around is None or found is None or not around.before.rstrip().endswith("["):
+        return None
+    body = PythonList(bare_strings=not found["quote"])
+    is_bare = around.before.strip() == "[" and around.after.strip() == "]"
+    return BarePython(body, probes.marks) if is_bare else _list_blocks(probes, around, body)
 
 
 def _named_json(probes: Probes) -> ToolFormat | None:

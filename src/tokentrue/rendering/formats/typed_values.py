@@ -75,7 +75,7 @@ def _literal(text: str) -> Any:
     if stripped in _PYTHON_WORDS:
         return _PYTHON_WORDS[stripped]
     try:
-        return json.loads(stripped, parse_constant=_refuse)
+        return json.loads(stripped, parse_constant=_refuse, parse_float=_finite)
     except (ValueError, RecursionError):
         if stripped[:1] not in ("{", "["):
             raise ValueError(text) from None
@@ -84,6 +84,13 @@ def _literal(text: str) -> Any:
         json.dumps(value, allow_nan=False)
     except (ValueError, SyntaxError, TypeError, RecursionError, MemoryError) as error:
         raise ValueError(text) from error
+    return value
+
+
+def _finite(number: str) -> float:
+    value = float(number)
+    if not math.isfinite(value):
+        raise ValueError(f"{number} is more than a float holds, and infinity is no JSON value")
     return value
 
 
