@@ -21,6 +21,7 @@ help:
 	@echo "make test-dynamo-vllm  a real vLLM behind a real Dynamo (own venv under .engines, 2.8 GB)"
 	@echo "make test-engines all three suites on real engines, one after another"
 	@echo "make test-templates  every real template at hand, long (needs ../shared/tokenizers)"
+	@echo "make templates-from-index  the table of every template that llama.cpp and TRL carry (package index, 80 MB)"
 	@echo "make test-mutations  seeded faults, each of which a test must catch"
 	@echo "make docs         build the documentation into build/docs"
 	@echo "make clean        remove everything that make created"

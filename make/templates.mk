@@ -1,10 +1,12 @@
 # Every real template at hand against transformers, the original libraries' ids, real transcripts, and many generated
 # messages each. Needs the tokenizers and templates beside the repository; skips, with the reason, where they are
-# absent. Two halves of about equal length run side by side; the last line adds them up.
-.PHONY: test-templates docs-templates test-mutations
+# absent, and the templates of the package index where that cannot be reached. Two halves of about equal length run
+# side by side; the last line adds them up.
+.PHONY: test-templates docs-templates templates-from-index test-mutations
 TEMPLATE_TESTS_A := tests/rendering/test_templates_at_hand.py tests/rendering/test_formats.py
 TEMPLATE_TESTS_B := tests/rendering/test_transformers_oracle.py tests/rendering/test_reference_ids.py \
-  tests/rendering/test_reference_renderings.py tests/rendering/test_proof_cache.py tests/sessions/test_transcripts.py
+  tests/rendering/test_reference_renderings.py tests/rendering/test_proof_cache.py tests/sessions/test_transcripts.py \
+  tests/rendering/test_templates_of_index.py
 
 test-templates: $(VENV)/wheel $(VENV)/test-tools
 	@TOKENTRUE_ALL_TEMPLATES=1 TOKENTRUE_EXAMPLES=200 TOKENTRUE_CONVERSATIONS=1000 \
@@ -16,3 +18,8 @@ test-mutations: $(VENV)/wheel $(VENV)/test-tools
 
 docs-templates: $(VENV)/wheel $(VENV)/test-tools
 	@$(PY) scripts/certify_templates.py
+
+# Every template of llama.cpp and TRL, downloaded from the package index (77 MB, kept as 1 MB in build/): writes
+# docs/more_templates.md.
+templates-from-index: $(VENV)/wheel $(VENV)/test-tools
+	@$(PY) scripts/certify_templates.py --from-index

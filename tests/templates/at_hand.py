@@ -26,6 +26,7 @@ import tokenizers
 
 from real_tokenizers import SHARED
 from templates.spoken import TYPED_TOOLS
+from templates.vocabularies import missing_tokens_of, special_tokens_of, vocabulary_of
 from tokentrue import Message, Renderer, ToolCall
 from tokentrue.errors import TemplateRenderError
 from tokentrue.generation import FinishReason
@@ -48,21 +49,6 @@ FOLDERS = (
     "tinyllama",
     "phi-3",
 )
-_SPELLED = re.compile(
-    r'<\|[^|<>\s]{1,40}\|>|<｜[^｜<>]{1,40}｜>|<\|[a-z_"]{1,20}>|</?think>|\[/?[A-Z_]{3,20}\]'
-    r"|\[e~\[|\]~!?b[\[\]]|<SPECIAL_\d+>|</?TOOLCALL>|</?minimax:tool_call>"
-)
-_NEVER_TOKENS = {"[INST]", "[/INST]"}
-_NAMED_STOPS = (
-    ("<|call|>", ("<|return|>", "<|call|>")),
-    ("<|tool_response>", ("<turn|>", "<|tool_response>")),
-    ("<|observation|>", ("<|endoftext|>", "<|user|>", "<|observation|>")),
-    ("<|END_OF_TURN_TOKEN|>", ("<|END_OF_TURN_TOKEN|>",)),
-    ("[e~[", ("[e~[",)),
-    ("<SPECIAL_12>", ("<SPECIAL_12>",)),
-    ("<|start_header_id|>", ("<|end_of_text|>", "<|eom_id|>", "<|eot_id|>")),
-)
-"""What generation_config.json of gpt-oss, Gemma, GLM and Llama 3 says; the folders at hand have none."""
 NOW = datetime(2026, 1, 2)
 
 
@@ -73,6 +59,14 @@ class Template:
     name: str
     source: str
     folder: str
+
+    @classmethod
+    def paired(cls, name: str, source: str) -> Template:
+        """A template with the tokenizer that has most of its special tokens."""
+        spelled = set(special_tokens_of(source))
+        # Two tokenizers that both know none of them: the plain one.
+        folder = max(("tinyllama", *FOLDERS), key=lambda folder: len(spelled & _added_in(folder)))
+        return cls(name, source, folder)
 
 
 @cache
@@ -106,21 +100,14 @@ def templates_at_hand() -> tuple[Template, ...]:
             if data is not None and member.name.endswith(".jinja"):
                 name = member.name.removeprefix("templates/").removesuffix(".jinja")
                 source = data.read().decode()
-                found.append(Template(name, source, _pair(source)))
+                found.append(Template.paired(name, source))
     return (*own, *found)
 
 
 def templates_in(folder: Path) -> tuple[Template, ...]:
     """The `.jinja` files of any folder, each with the tokenizer that has most of its special tokens."""
     sources = [(path.stem, path.read_text(encoding="utf-8")) for path in sorted(folder.glob("*.jinja"))]
-    return tuple(Template(name, source, _pair(source)) for name, source in sources)
-
-
-def _pair(source: str) -> str:
-    spelled = set(_SPELLED.findall(source))
-    known = {folder: _added_in(folder) for folder in FOLDERS}
-    # Two tokenizers that both know none of them: the plain one.
-    return max(("tinyllama", *FOLDERS), key=lambda folder: len(spelled & known[folder]))
+    return tuple(Template.paired(name, source) for name, source in sources)
 
 
 @cache
@@ -133,8 +120,7 @@ def _added_in(folder: str) -> frozenset[str]:
 
 def missing_tokens(template: Template, tokenizer: Tokenizer) -> list[str]:
     """The special tokens that a template spells and its tokenizer lacks."""
-    spelled = dict.fromkeys(_SPELLED.findall(template.source))
-    return [text for text in spelled if tokenizer.added_token(text) is None and text not in _NEVER_TOKENS]
+    return missing_tokens_of(template.source, lambda text: tokenizer.added_token(text) is not None)
 
 
 def renderer_for(template: Template) -> Renderer:
@@ -146,11 +132,21 @@ def renderer_for(template: Template) -> Renderer:
         backend.add_special_tokens([tokenizers.AddedToken(t, special=True, normalized=False) for t in missing])
         tokenizer = Tokenizer(backend, tokenizer.config, tokenizer.content_hash)
     chat = ChatTemplate(template.source, tokenizer.special_tokens, now=NOW)
+    return make_renderer(tokenizer, chat, _stop_ids(template, chat, tokenizer, missing), template.name)
+
+
+def _stop_ids(
+    template: Template, chat: ChatTemplate, tokenizer: Tokenizer, missing: Sequence[str]
+) -> tuple[int, ...]:
+    """The family's own where they are known and borrowed; else the folder's, the derived and the family's."""
+    family = vocabulary_of(template.source)
+    texts = family.stops if family is not None else ()
+    added = tuple(info.id for text in texts if (info := tokenizer.added_token(text)) is not None)
+    if family is not None and not family.is_guessed and set(texts) & set(missing):
+        return added
     named, _ = read_stop_ids(unpacked(template.folder), tokenizer)
-    by_family = [text for mark, texts in _NAMED_STOPS if mark in template.source for text in texts]
-    added = [info.id for text in by_family if (info := tokenizer.added_token(text)) is not None]
     derived = derive_stops(chat, probe_message_form(chat), tokenizer, (*named, *added)).ids
-    return make_renderer(tokenizer, chat, tuple(dict.fromkeys((*named, *derived, *added))), template.name)
+    return tuple(dict.fromkeys((*named, *derived, *added)))
 
 
 @cache
