@@ -33,6 +33,7 @@ from templates.at_hand import (  # noqa: E402
 from templates.from_index import ARCHIVES, IndexTemplates, index_templates  # noqa: E402
 from templates.vocabularies import vocabulary_of  # noqa: E402
 from tokentrue import Renderer  # noqa: E402
+from tokentrue.rendering.formats.tool_calls import CallsWritten  # noqa: E402
 
 PAGE, MORE_PAGE = ROOT / "docs" / "templates.md", ROOT / "docs" / "more_templates.md"
 MESSAGES = 100
@@ -54,7 +55,12 @@ conversation (or fails on it), so that there is nothing to bridge.
 
 **Law 6** is `parse(render(m)) == m` over {messages} generated messages per template: right / tried. A message is
 compared with what the template keeps of it: many drop text beside a call, some keep one call only, harmony
-writes text beside a call as reasoning.
+writes text beside a call as reasoning. Strings that a template writes without quotes, or with quotes that it does
+not escape, cannot always be told from the rest of a call: such a call has the status `invalid_json`, and its text.
+
+**Tool calls**: the grammar that was recognised; else "not read" (the template writes them, and no known grammar
+reads them back), "not written" (it leaves them out), "refused" (it fails on a message with calls), or "no message
+is rendered" (it needs variables of its own).
 
 `tokentrue certify FOLDER` prints the certificate of one template, with more kinds of follow-up.
 """
@@ -87,6 +93,7 @@ class Row:
     inverse: Inverse
     reasoning: str
     tools: str
+    calls: CallsWritten
     stops: str
 
 
@@ -99,7 +106,8 @@ def examine(template: Template) -> Row:
         tuple(judge_bridge(renderer, scenario) for scenario in SCENARIOS),
         judge_inverse(renderer, seed=1, count=MESSAGES),
         f"{form.opener.text}…{form.closer.text}" if form is not None else "–",
-        renderer.tool_format.name if renderer.tool_format is not None else "not read",
+        renderer.tool_format.name if renderer.tool_format is not None else renderer.calls_written.value,
+        renderer.calls_written,
         _stops(template, renderer),
     )
 
@@ -136,9 +144,10 @@ def _totals(rows: list[Row]) -> list[str]:
     rendered = sum(counts.values()) - counts[BridgeOutcome.NOT_RENDERED]
     why = Counter(reason for row in rows for outcome, text in row.outcomes if (reason := _reason(outcome, text)))
     lost = why["assistant_dropped"] + why["new_message_dropped"]
-    read = [row for row in rows if row.tools != "not read"]
+    kinds = Counter(row.calls for row in rows)
+    unread = Counter({kind.value: kinds[kind] for kind in CallsWritten if kind is not CallsWritten.READ})
     right = sum(row.inverse.right for row in rows)
-    tried = right + sum(len(row.inverse.wrong) for row in rows)
+    tried = right + sum(row.inverse.untold + len(row.inverse.wrong) for row in rows)
     others = _listed(why - Counter(assistant_dropped=10**6, new_message_dropped=10**6))
     kept_right, kept_refused = counts[BridgeOutcome.RIGHT] + lost, counts[BridgeOutcome.REFUSED] - lost
     return [
@@ -152,8 +161,8 @@ def _totals(rows: list[Row]) -> list[str]:
         "- A prototype of the same rule, over 99 templates: 533 rendered, 504 right, 29 refused, 0 wrong. Its "
         "notes count as bridged where a template leaves tool messages out; counted so, here are "
         f"{kept_right} right and {kept_refused} refused. The two sets of templates overlap and are not the same.",
-        f"- Tool calls are read for {len(read)} of {len(rows)} templates; law 6 held for {right} of {tried} "
-        "messages.",
+        f"- Tool calls are read for {kinds[CallsWritten.READ]} of {len(rows)} templates (the others: "
+        f"{_listed(unread)}); law 6 held for {right} of {tried} messages.",
     ]
 
 

@@ -8,12 +8,13 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from templates.families import FAMILIES, Family, family_renderer
+from templates.families import FAMILIES, Family, family_renderer, framed_by
 from templates.spoken import TYPED_TOOLS, spoken_messages, with_generated_ids
 from tokentrue import Message, Renderer
 from tokentrue.rendering.formats.marks import has_mark
 from tokentrue.rendering.formats.parsed import CallStatus
 from tokentrue.rendering.formats.reasoning import ReasoningState
+from tokentrue.rendering.formats.tool_calls import CallsWritten
 from tokentrue.rendering.reader import ParsedResponse, response_of
 from tokentrue.rendering.streaming import CallDelta, ContentDelta
 
@@ -39,6 +40,23 @@ def test_the_grammar_is_recognised_by_its_rendering(family: Family) -> None:
     renderer = family_renderer(family)
     assert renderer.certificate.tool_format == family.grammar
     assert (renderer.reader.reasoning is not None) == (family.reasoning and family.name != "channels")
+
+
+@pytest.mark.parametrize(
+    ("assistant", "calls"),
+    [
+        ("{{- m.content or '' }}", CallsWritten.DROPPED),
+        (
+            "{{- m.content or '' }}{%- for c in m.tool_calls or [] %}{{- c.function.name }}{%- endfor %}",
+            CallsWritten.UNREAD,
+        ),
+        ("{%- if m.tool_calls %}{{- raise_exception('no') }}{%- endif %}{{- m.content }}", CallsWritten.REFUSED),
+        ("{{- raise_exception('no') }}", CallsWritten.NOTHING),
+    ],
+)
+def test_a_template_whose_calls_are_not_read_tells_why(assistant: str, calls: CallsWritten) -> None:
+    renderer = family_renderer(Family("none", framed_by(assistant), (), "", reasoning=False))
+    assert (renderer.certificate.tool_format, renderer.certificate.calls) == (None, calls)
 
 
 @families
@@ -261,6 +279,7 @@ def family(name: str) -> Renderer:
             CallStatus.INVALID_JSON,
             None,
         ),
+        ("opened_once", '<tool_call>{"name": "look_up", "arguments": {}', CallStatus.UNCLOSED, None),
         ("hermes", "<tool_call>" + "[" * 100000 + "</tool_call>", CallStatus.INVALID_JSON, None),
     ],
 )

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from real_tokenizers import SHARED
 from templates.at_hand import renderer_for, templates_at_hand
-from templates.families import FAMILIES, family_renderer
+from templates.families import ENDED_TEXT, FAMILIES, Family, family_renderer, framed_by
 from tokentrue import Renderer
 from tokentrue.rendering.formats.frames import Frame, FrameCutter
 from tokentrue.rendering.formats.marks import Marks
@@ -115,3 +115,12 @@ def test_a_message_to_a_recipient_that_is_not_whole_has_a_status_and_is_kept(
     reader = renderer.start_reading()
     deltas = [delta for token_id in ids for delta in reader.feed([token_id])] + list(reader.finish())
     assert "".join(getattr(delta, "text", "") for delta in deltas) == content
+
+
+def test_a_frame_may_only_stand_behind_the_text() -> None:
+    """Command R: the generation prompt opens what the template closes."""
+    family = Family("ended_text", framed_by(ENDED_TEXT), ("</say>",), "", reasoning=False)
+    renderer = family_renderer(family)
+    assert [len(frame.after) for frame in renderer.reader.frames] == [1]
+    for text, content in (("Yes.</say>[e]", "Yes."), ("Yes.</say> No", "Yes.</say> No"), ("Ye", "Ye")):
+        assert renderer.parse_response(renderer.tokenizer.encode(text)).content == content

@@ -370,11 +370,11 @@ def judge_inverse(renderer: Renderer, seed: int, count: int) -> Inverse:
 
 
 def _cannot_be_told(renderer: Renderer, message: Message) -> bool:
-    """Whether the template writes strings without quotes, and one of them has what could end or quote it."""
-    if renderer.tool_format is None or "strings without quotes" not in renderer.tool_format.name:
-        return False
+    """Whether the template writes strings without quotes or escapes, and one of them has what could end it."""
+    name = renderer.tool_format.name if renderer.tool_format is not None else ""
+    enders = ",=()[]{}'\"" if "strings without quotes" in name else "'\\" if "are not escaped" in name else ""
     values = [value for call in message.tool_calls for value in json.loads(call.arguments).values()]
-    return any(isinstance(value, str) and set(value) & set(",=()[]{}'\"") for value in values)
+    return any(isinstance(value, str) and set(value) & set(enders) for value in values)
 
 
 def normal_form(renderer: Renderer, message: Message) -> Message:

@@ -36,6 +36,13 @@ HERMES = (
     {{- '<tool_call>\\n{"name": "' + f.name + '", "arguments": ' + (f.arguments | tojson) + '}\\n</tool_call>' }}
     {%- endfor %}"""
 )
+OPENED_ONCE = (
+    _SAY
+    + "{%- if m.tool_calls %}{{- '<tool_call>\\n' }}"
+    + _CALLS
+    + """{{- '{ "arguments": ' + (f.arguments | tojson) + ', "name": "' + f.name + '"}\\n</tool_call> ' }}
+    {%- endfor %}{%- endif %}"""
+)
 CODER = (
     _SAY
     + _CALLS
@@ -152,6 +159,7 @@ UNQUOTED_PYTHON = """{%- if m.tool_calls %}{{- '[' }}""" + (
     {{- ')' }}{%- if not loop.last %}{{- ', ' }}{%- endif %}{%- endfor %}{{- ']' }}
     {%- else %}{{- m.content }}{%- endif %}"""
 )
+ENDED_TEXT = "{{- m.content or '' }}{{- '</say>' }}"
 RECIPIENTS = (
     _TOOLS
     + """{%- for m in messages %}
@@ -209,7 +217,8 @@ class Family:
     spelled: str | None = None
 
 
-def _framed(assistant: str) -> str:
+def framed_by(assistant: str) -> str:
+    """A template that writes assistant messages so."""
     return _FRAME.replace("%(assistant)s", assistant)
 
 
@@ -217,24 +226,25 @@ _TAGS = ("<tool_call>", "</tool_call>")
 _ARG = ("<arg_key>", "</arg_key>", "<arg_value>", "</arg_value>")
 _SECTION = ("<calls>", "</calls>", "<call>", "</call>", "<sep>")
 FAMILIES = (
-    Family("hermes", _framed(HERMES), _TAGS, "json in <tool_call>…</tool_call>"),
-    Family("hermes_as_text", _framed(HERMES), (), "json in <tool_call>…</tool_call> (plain text)", spelled="<"),
-    Family("coder", _framed(CODER), _TAGS, "xml parameters in <tool_call>…</tool_call>"),
-    Family("pythonic_coder", _framed(PYTHONIC_CODER), _TAGS, "xml parameters in <tool_call>…</tool_call>"),
-    Family("invoke", _framed(INVOKE), ("<calls>", "</calls>"), "xml parameters in <calls>…</calls>"),
-    Family("key_value", _framed(KEY_VALUE), (*_TAGS, *_ARG), "key/value tags in <tool_call>…</tool_call>"),
+    Family("hermes", framed_by(HERMES), _TAGS, "json in <tool_call>…</tool_call>"),
+    Family("hermes_as_text", framed_by(HERMES), (), "json in <tool_call>…</tool_call> (plain text)", spelled="<"),
+    Family("opened_once", framed_by(OPENED_ONCE), _TAGS, "json in <tool_call>…</tool_call>"),
+    Family("coder", framed_by(CODER), _TAGS, "xml parameters in <tool_call>…</tool_call>"),
+    Family("pythonic_coder", framed_by(PYTHONIC_CODER), _TAGS, "xml parameters in <tool_call>…</tool_call>"),
+    Family("invoke", framed_by(INVOKE), ("<calls>", "</calls>"), "xml parameters in <calls>…</calls>"),
+    Family("key_value", framed_by(KEY_VALUE), (*_TAGS, *_ARG), "key/value tags in <tool_call>…</tool_call>"),
     Family(
         "tight_key_value",
-        _framed(TIGHT_KEY_VALUE),
+        framed_by(TIGHT_KEY_VALUE),
         (*_TAGS, *_ARG, "<sep>"),
         "key/value tags in <tool_call>…</tool_call>",
     ),
-    Family("section", _framed(SECTION), _SECTION, "name + json in <call>…</call>"),
-    Family("ids", _framed(IDS), _SECTION, "call id + json in <call>…</call>", writes_ids=True),
-    Family("numbered", _framed(NUMBERED), _SECTION, "call id + json in <call>…</call>", writes_ids=True),
+    Family("section", framed_by(SECTION), _SECTION, "name + json in <call>…</call>"),
+    Family("ids", framed_by(IDS), _SECTION, "call id + json in <call>…</call>", writes_ids=True),
+    Family("numbered", framed_by(NUMBERED), _SECTION, "call id + json in <call>…</call>", writes_ids=True),
     Family(
         "framed",
-        _framed(FRAMED),
+        framed_by(FRAMED),
         ("<act>", "</act>", "<say>", "</say>"),
         "json list in <act>…</act>",
         text_beside_calls=False,
@@ -242,24 +252,24 @@ FAMILIES = (
     ),
     Family(
         "json_list",
-        _framed(JSON_LIST),
+        framed_by(JSON_LIST),
         ("[TOOL_CALLS]",),
         "json list in [TOOL_CALLS]…",
         text_beside_calls=False,
         writes_ids=True,
         reasoning=False,
     ),
-    Family("name_args", _framed(NAME_ARGS), ("[TOOL_CALLS]", "[ARGS]"), "name + json in [TOOL_CALLS]…"),
+    Family("name_args", framed_by(NAME_ARGS), ("[TOOL_CALLS]", "[ARGS]"), "name + json in [TOOL_CALLS]…"),
     Family(
         "name_id_args",
-        _framed(NAME_ID_ARGS),
+        framed_by(NAME_ID_ARGS),
         ("[TOOL_CALLS]", "[ARGS]", "[CALL_ID]"),
         "name + json in [TOOL_CALLS]…",
         writes_ids=True,
     ),
     Family(
         "bare",
-        _framed(BARE),
+        framed_by(BARE),
         (),
         "bare json with 'name' and 'parameters'",
         max_calls=1,
@@ -268,16 +278,16 @@ FAMILIES = (
     ),
     Family(
         "plain_tags",
-        _framed(PLAIN_TAGS),
+        framed_by(PLAIN_TAGS),
         (),
         "name + json in <function=…</function> (plain text)",
         spelled="<",
     ),
-    Family("python", _framed(PYTHON), ("<calls>", "</calls>"), "python calls in <calls>…</calls>"),
-    Family("python_as_text", _framed(PYTHON), (), "python calls in <calls>…</calls> (plain text)", spelled="<"),
+    Family("python", framed_by(PYTHON), ("<calls>", "</calls>"), "python calls in <calls>…</calls>"),
+    Family("python_as_text", framed_by(PYTHON), (), "python calls in <calls>…</calls> (plain text)", spelled="<"),
     Family(
         "bare_python",
-        _framed(BARE_PYTHON),
+        framed_by(BARE_PYTHON),
         (),
         "bare python calls",
         text_beside_calls=False,
@@ -285,7 +295,7 @@ FAMILIES = (
     ),
     Family(
         "framed_text",
-        _framed(FRAMED_TEXT),
+        framed_by(FRAMED_TEXT),
         ("<msg>", "<end>", *_TAGS),
         "json in <tool_call>…</tool_call>",
         reasoning=False,
@@ -305,7 +315,9 @@ FAMILIES = (
         reasoning=False,
         spelled=">>>",
     ),
-    Family("quoted", _framed(QUOTED), ("<q>", "<call>", "</call>"), "fields with quote markers in <call>…</call>"),
+    Family(
+        "quoted", framed_by(QUOTED), ("<q>", "<call>", "</call>"), "fields with quote markers in <call>…</call>"
+    ),
     Family(
         "channels",
         CHANNELS,
@@ -335,7 +347,7 @@ def family_renderer(family: Family) -> Renderer:
 
 UNQUOTED = Family(
     "unquoted_python",
-    _framed(UNQUOTED_PYTHON),
+    framed_by(UNQUOTED_PYTHON),
     (),
     "bare python calls (strings without quotes)",
     text_beside_calls=False,

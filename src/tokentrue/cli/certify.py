@@ -14,11 +14,18 @@ from tokentrue.cli.report import WIDTH
 from tokentrue.config import SPELLED_MARKERS
 from tokentrue.errors import ConfigError
 from tokentrue.rendering.certificate import Certificate, Finding, FollowUpKind, Verdict
+from tokentrue.rendering.formats.tool_calls import CallsWritten
 from tokentrue.rendering.renderer import Renderer, load_renderer
 from tokentrue.rendering.spelled import MarkerPolicy
 from tokentrue.turns import Junction
 
 _ABSENT = "none"
+_UNREAD = {
+    CallsWritten.UNREAD: "written by the template, and not read: no known grammar reads them back",
+    CallsWritten.DROPPED: "none: the template writes no calls",
+    CallsWritten.REFUSED: "none: the template refuses a message with calls",
+    CallsWritten.NOTHING: "none: the template renders no message without variables of its own",
+}
 _CANNOT_RENDER = "the chat template refuses these messages"
 """How a `TemplateRenderError` begins that is the template's own word: there is nothing to bridge then."""
 
@@ -139,6 +146,7 @@ def certificate_json(renderer: Renderer, findings: list[Finding]) -> dict[str, A
         "reasoning_format": certificate.reasoning_format,
         "reasoning_retention": retention(certificate),
         "tool_format": certificate.tool_format,
+        "tool_calls": certificate.calls.value,
         "spelled_markers": renderer.markers.policy.value,
         "control_markers": len(renderer.markers.markers.tokens),
         "stop_doubts": list(certificate.stop_doubts),
@@ -168,7 +176,7 @@ def certificate_lines(renderer: Renderer, findings: list[Finding]) -> list[str]:
         _row("close", certificate.close or _ABSENT),
         _row("prompt", repr(certificate.generation_prompt)),
         _row("reasoning", f"{certificate.reasoning_format or _ABSENT}; in history: {retention(certificate)}"),
-        _row("tools", certificate.tool_format or "tool calls are not read"),
+        _row("tools", certificate.tool_format or _UNREAD[certificate.calls]),
         _row("markers", f"{len(renderer.markers.markers.tokens)}; spelled in a message: {_spelled(renderer)}"),
         *(_cut(f"uncertain: {doubt}") for doubt in certificate.stop_doubts),
         "",

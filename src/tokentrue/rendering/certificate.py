@@ -15,6 +15,7 @@ from tokentrue.errors import TemplateRenderError
 from tokentrue.generation import FinishReason
 from tokentrue.messages import Message, ToolCall
 from tokentrue.rendering.bridge import Bridge, BridgeBuilder
+from tokentrue.rendering.formats.tool_calls import CallsWritten
 from tokentrue.rendering.independence import history_matters_nowhere
 from tokentrue.rendering.tail import BridgeRefused, FollowUp, TailFinder
 from tokentrue.rendering.template_messages import PROBE_TOOL
@@ -78,6 +79,7 @@ class Certificate:
         stop_ids: The stop set.
         generation_prompt: What the template adds for `add_generation_prompt`.
         reasoning_format, tool_format: The recognised grammars, by name; None when there is none.
+        calls: What the template does with tool calls; tells why there is no `tool_format`.
         short_history: Whether a bridge may be found without rendering the whole conversation (law 8).
         findings: One per probe.
         stop_doubts: One sentence for each kind of message whose stop nobody named and the template does not
@@ -91,6 +93,7 @@ class Certificate:
     generation_prompt: str
     reasoning_format: str | None
     tool_format: str | None
+    calls: CallsWritten
     short_history: bool
     findings: tuple[Finding, ...]
     stop_doubts: tuple[str, ...] = ()
@@ -258,7 +261,7 @@ def kind_of(new: tuple[Message, ...]) -> FollowUpKind | None:
     return None
 
 
-def certify(builder: BridgeBuilder, tool_format: str | None) -> Certificate:
+def certify(builder: BridgeBuilder, tool_format: str | None, calls: CallsWritten) -> Certificate:
     """Probe one template and tokenizer; about fifty short renderings."""
     findings: list[Finding] = []
     for probe in _probes():
@@ -277,6 +280,7 @@ def certify(builder: BridgeBuilder, tool_format: str | None) -> Certificate:
             f"{builder.reasoning.opener.text}…{builder.reasoning.closer.text}" if builder.reasoning else None
         ),
         tool_format=tool_format,
+        calls=calls,
         short_history=builder.tails.short_is_enough,
         findings=tuple(findings),
     )

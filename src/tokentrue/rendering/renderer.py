@@ -24,6 +24,7 @@ from tokentrue.rendering.chat_template import ChatTemplate
 from tokentrue.rendering.contract import Messages, Tools
 from tokentrue.rendering.fast_tokenizer import with_fast
 from tokentrue.rendering.formats.probing import Probes
+from tokentrue.rendering.formats.tool_calls import CallsWritten, calls_written
 from tokentrue.rendering.formats.tool_format import ToolFormat
 from tokentrue.rendering.independence import generation_prompts, short_history_is_enough
 from tokentrue.rendering.proof_cache import Proof, ProofCache, proof_key
@@ -282,6 +283,11 @@ class Renderer:
         return tuple(self.bridges.tails.memory.disproofs)
 
     @property
+    def calls_written(self) -> CallsWritten:
+        """What the template does with tool calls: where `tool_format` is None, this tells why."""
+        return calls_written(Probes.of(self.template, self.form, self.tokenizer, self.stop_ids), self.tool_format)
+
+    @property
     def certificate(self) -> Certificate:
         """What was proved about this template and tokenizer; computed on first use, or found in the cache."""
         if not self._certificates:
@@ -290,7 +296,7 @@ class Renderer:
             found = kept.certificate if kept is not None else None
             if found is None:
                 name = self.tool_format.name if self.tool_format is not None else None
-                found = certify(self.bridges, name)
+                found = certify(self.bridges, name, self.calls_written)
                 self.proofs.write(key, Proof(found.short_history, found))
             self._certificates.append(replace(found, stop_doubts=self.stop_doubts))
         return self._certificates[0]

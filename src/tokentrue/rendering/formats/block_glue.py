@@ -32,7 +32,11 @@ class Surroundings:
 
 @dataclass(frozen=True, slots=True)
 class BlockGlue:
-    """The same, taken apart: `lead opener open_rest CORE close_rest closer between … trail`."""
+    """The same, taken apart: `lead opener open_rest CORE close_rest closer between … trail`.
+
+    Args:
+        opens_once: Between two cores a block is closed, and none is opened.
+    """
 
     opener: str
     open_rest: str
@@ -42,6 +46,7 @@ class BlockGlue:
     spaces: tuple[str, ...]
     sections: frozenset[str]
     before_first: str
+    opens_once: bool = False
 
     def blocks(self, marks: Marks, body: CallBody) -> Blocks:
         """The format with this glue around `body`."""
@@ -53,11 +58,14 @@ def take_apart(around: Surroundings) -> BlockGlue | None:
     """The glue, or None when it is no block: no opener, or text that is neither marker nor white space."""
     open_text, close_text = around.before, around.after
     gaps = []
+    opens_once = False
     if around.between is not None:
         open_text = _aligned(_common_suffix(around.before, around.between), around.before)
         rest = around.between[: len(around.between) - len(open_text)]
         close_text = _common_prefix(rest, around.after).rstrip()
         gaps = [rest[len(close_text) :], around.after_two[len(close_text) :]]
+        if not open_text and close_text.strip() and not "".join(gaps).strip():
+            open_text, opens_once = around.before, True
     lead = around.before[: len(around.before) - len(open_text)]
     stripped = open_text.lstrip()
     space, open_text = open_text[: len(open_text) - len(stripped)], stripped
@@ -79,7 +87,7 @@ def take_apart(around: Surroundings) -> BlockGlue | None:
     if before is None:
         return None
     spaces += tuple(lead_pieces[1:])
-    return BlockGlue(opener, open_rest, close_rest, closer, lead_pieces[0], spaces, sections, before)
+    return BlockGlue(opener, open_rest, close_rest, closer, lead_pieces[0], spaces, sections, before, opens_once)
 
 
 def _section(lead: str, open_text: str, close_text: str, trail: str, around: Surroundings) -> BlockGlue | None:

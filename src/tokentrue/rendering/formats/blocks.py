@@ -8,6 +8,7 @@ by the grammar's `CallBody`.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -15,6 +16,9 @@ from tokentrue.rendering.formats.held_text import held_length
 from tokentrue.rendering.formats.marks import Marks, is_mark
 from tokentrue.rendering.formats.parsed import CallStatus, ParsedToolCall, ReadPiece, Schemas, Spoken, SpokenKind
 from tokentrue.rendering.formats.tool_format import CallBody
+
+_LONGEST_SPACE = 64
+_SPACE = re.compile(r"\s*")
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +34,7 @@ class Blocks:
         dropped: White space that the template writes between and behind blocks.
         sections: Markers around all blocks; they carry nothing.
         body: The grammar inside a block.
+        continued_by: How a body begins, where the template opens only the first of several blocks; else empty.
     """
 
     marks: Marks
@@ -40,6 +45,7 @@ class Blocks:
     dropped: frozenset[str]
     sections: frozenset[str]
     body: CallBody
+    continued_by: str = ""
 
     @property
     def name(self) -> str:
@@ -58,30 +64,32 @@ class _BlockReader:
         self._form = form
         self._schemas = schemas
         self._held = ""
-        self._scanned = 0
+        self._block: list[str] = []
         self._in_block = False
         self._is_first = True
         self._released = not form.lead
         self._outer = (form.opener, *sorted(form.sections))
         # A text opener inside a block is text of an argument; a marker there means that the block was left.
         reopens = form.closer is None or is_mark(form.opener)
-        self._inner = tuple(t for t in (form.closer, form.opener if reopens else None) if t is not None)
+        inner = [t for t in (form.closer, form.opener if reopens else None) if t is not None]
+        self._split = max(map(len, inner)) - 1
+        self._find_outer, self._find_inner = _any_of(self._outer), _any_of(inner)
 
     @property
     def reasoning_is_open(self) -> bool:
         return False
 
     def feed(self, text: str) -> list[ReadPiece]:
-        self._held += text
+        held = self._held + text
         pieces: list[ReadPiece] = []
+        position = 0
         while True:
-            wanted = self._inner if self._in_block else self._outer
-            found = _earliest(self._held, wanted, self._scanned)
-            if found is None:
+            if not self._in_block and self._is_continued(held, position):
+                self._in_block = True
+            match = (self._find_inner if self._in_block else self._find_outer).search(held, position)
+            if match is None:
                 break
-            position, marker = found
-            before, self._held = self._held[:position], self._held[position + len(marker) :]
-            self._scanned = 0
+            before, marker, position = held[position : match.start()], match.group(), match.end()
             if self._in_block:
                 closed = self._form.closer is None or marker == self._form.closer
                 pieces += self._read_block(before, closed=closed)
@@ -90,21 +98,32 @@ class _BlockReader:
                 pieces += self._text_before_marker(before)
                 self._in_block = marker == self._form.opener
             self._is_first, self._released = False, False
-        if self._in_block:
-            self._scanned = max(len(self._held) - max(map(len, self._inner)) + 1, 0)
-        else:
-            pieces += self._certain_text()
+        self._held = held[position:]
+        if not self._in_block:
+            return pieces + self._certain_text()
+        certain = max(len(self._held) - self._split, 0)
+        self._block.append(self._held[:certain])
+        self._held = self._held[certain:]
         return pieces
 
     def finish(self, *, stopped: bool) -> list[ReadPiece]:
         held, self._held = self._held, ""
         if self._in_block:
-            return self._unclosed(held, stopped=stopped)
+            return self._unclosed("".join([*self._block, held]), stopped=stopped)
         if not self._is_first and not self._released and held in self._form.dropped:
             return []
         return self._said(held)
 
+    def _is_continued(self, held: str, position: int) -> bool:
+        """Whether a block begins here that the template opens only once."""
+        begin = self._form.continued_by
+        if not begin or self._is_first or self._released:
+            return False
+        space = _SPACE.match(held, position)
+        return held.startswith(begin, space.end() if space is not None else position)
+
     def _unclosed(self, body: str, *, stopped: bool) -> list[ReadPiece]:
+        self._block = []
         if self._form.closer is None:
             return self._read_block(body, closed=stopped)
         # Half of a closer that is ordinary text is no argument; where nothing could be read it is kept as well.
@@ -116,7 +135,8 @@ class _BlockReader:
             pieces[-1] = replace(last, raw=last.raw + half_text)
         return pieces
 
-    def _read_block(self, body: str, *, closed: bool) -> list[ReadPiece]:
+    def _read_block(self, rest: str, *, closed: bool) -> list[ReadPiece]:
+        body, self._block = "".join([*self._block, rest]), []
         return list(self._form.body.read(body, self._form.marks, self._schemas, closed=closed))
 
     def _text_before_marker(self, text: str) -> list[ReadPiece]:
@@ -130,6 +150,8 @@ class _BlockReader:
     def _certain_text(self) -> list[ReadPiece]:
         if not self._released:
             if any(dropped.startswith(self._held) for dropped in self._droppable()):
+                return []
+            if self._form.continued_by and self._held.isspace() and len(self._held) <= _LONGEST_SPACE:
                 return []
             keep = held_length(self._held, [d + m for d in self._droppable() for m in self._outer])
             if keep == len(self._held):
@@ -147,6 +169,5 @@ class _BlockReader:
         return [Spoken(SpokenKind.CONTENT, self._form.marks.plain(text))] if text else []
 
 
-def _earliest(text: str, markers: Sequence[str], start: int) -> tuple[int, str] | None:
-    found = [(position, marker) for marker in markers if (position := text.find(marker, start)) >= 0]
-    return min(found, default=None)
+def _any_of(markers: Sequence[str]) -> re.Pattern[str]:
+    return re.compile("|".join(map(re.escape, sorted(markers))))

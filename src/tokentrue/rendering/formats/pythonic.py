@@ -42,13 +42,17 @@ class PythonList:
 
     Args:
         bare_strings: The template writes strings without quotes.
+        escapes: It escapes quotes in strings; where it does not, a string with one is no literal.
     """
 
     bare_strings: bool
+    escapes: bool = True
 
     @property
     def name(self) -> str:
-        return f"python calls{' (strings without quotes)' if self.bare_strings else ''}"
+        if self.bare_strings:
+            return "python calls (strings without quotes)"
+        return "python calls" if self.escapes else "python calls (quotes in strings are not escaped)"
 
     def read(self, body: str, marks: Marks, schemas: Schemas, *, closed: bool) -> tuple[ParsedToolCall, ...]:
         """Every whole call; what is behind the last one, unless it ends the list, is one more."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import re
 from dataclasses import replace
+from enum import Enum
 
 from tokentrue.rendering.formats.bare_json import BareJson
 from tokentrue.rendering.formats.block_glue import BlockGlue, Surroundings, take_apart
@@ -49,6 +50,7 @@ _READ_BACK: tuple[dict[str, object], ...] = (
     {KEY: VALUE, OTHER_KEY: OTHER_VALUE},
     {KEY: '7 é\n{"a": 1}', "n": 7, "t": True, "l": [1, "a"], "o": {"k": "v"}},
 )
+_HARD_TEXT = 'it\'s "so" \\ '
 _READ_BACK_UNQUOTED = (*_READ_BACK[:3], {KEY: "7 é", "n": 7, "t": True, "l": [1, "a"], "o": {"k": "it's"}})
 """Strings without quotes are told from the rest of a call only where nothing in them ends a value."""
 
@@ -79,6 +81,30 @@ def _with_text_frame(recognised: ToolFormat | None, probes: Probes) -> ToolForma
     if not before or not behind or not all(map(is_mark, before + behind)):
         return recognised
     return replace(recognised, sections=recognised.sections | set(before + behind))
+
+
+class CallsWritten(Enum):
+    """What a template does with the tool calls of a message, and whether they are read in completions."""
+
+    READ = "read"
+    UNREAD = "not read"
+    DROPPED = "not written"
+    REFUSED = "refused"
+    NOTHING = "no message is rendered"
+
+
+def calls_written(probes: Probes, recognised: ToolFormat | None) -> CallsWritten:
+    """What becomes of calls, found by looking for a known one in its rendering."""
+    if recognised is not None:
+        return CallsWritten.READ
+    if probes.ended(probes.message(TEXT)) is None:
+        return CallsWritten.NOTHING
+    called = [replace(probes, ids_carry_names=carry).message(None, {KEY: VALUE}) for carry in (False, True)]
+    texts = [text for message in called if (text := probes.ended(message)) is not None]
+    if not texts:
+        return CallsWritten.REFUSED
+    written = any(NAME in text or VALUE in text for text in texts)
+    return CallsWritten.UNREAD if written else CallsWritten.DROPPED
 
 
 def _told_apart(recognised: ToolFormat) -> tuple[dict[str, object], ...]:
@@ -172,7 +198,8 @@ def _json_calls(probes: Probes) -> ToolFormat | None:
     glue = take_apart(around)
     if glue is None or (glue.open_rest + glue.close_rest).strip():
         return None
-    return glue.blocks(probes.marks, JsonObject(keys))
+    blocks = glue.blocks(probes.marks, JsonObject(keys))
+    return replace(blocks, continued_by="{") if glue.opens_once else blocks
 
 
 def _list_blocks(probes: Probes, around: Surroundings, body: CallBody) -> ToolFormat | None:
@@ -199,6 +226,9 @@ def _python_calls(probes: Probes) -> ToolFormat | None:
     if around is None or found is None or not around.before.rstrip().endswith("["):
         return None
     body = PythonList(bare_strings=not found["quote"])
+    if found["quote"]:
+        hard = probes.said(probes.message(None, {KEY: _HARD_TEXT}))
+        body = replace(body, escapes=hard is None or f"={found['quote']}{_HARD_TEXT}{found['quote']})" not in hard)
     is_bare = around.before.strip() == "[" and around.after.strip() == "]"
     return BarePython(body, probes.marks) if is_bare else _list_blocks(probes, around, body)
 
