@@ -24,6 +24,7 @@ ROOT = Path(__file__).resolve().parent.parent
 SHARED = ROOT.parent / "shared"
 BRIDGE = "rendering/bridge.py"
 TAIL = "rendering/tail.py"
+SEAM = "rendering/seams.py"
 BRIDGE_LAWS = "tests/rendering/test_bridge_laws.py"
 FORMATS = "tests/rendering/test_formats.py"
 TESTS_FAILED = 1  # pytest's exit status when tests ran and some failed; others mean that they could not run
@@ -53,6 +54,7 @@ def _laws(*names: str, renderer: str = "qwen_like") -> tuple[str, ...]:
 
 
 SEAMS = ("tests/rendering/test_seams.py",)
+UNCLOSED = ("tests/rendering/test_unclosed_messages.py",)
 LAW_1 = _laws("test_law_1_the_bridge_begins_with_what_was_sampled")
 STATUSES = (f"{FORMATS}::test_each_kind_of_attempt_has_its_status",)
 LAW_6 = (f"{FORMATS}::test_law_6_parse_is_the_inverse_of_render_assistant",)
@@ -62,16 +64,16 @@ _IMPORTED = ("_replace(", '__import__("dataclasses").replace(')
 FAULTS = (
     Fault(
         "close chosen one token too early",
-        TAIL,
-        "return Seam(close, is_opener, close), between[: position + len(close.text)]",
-        "return Seam(close, is_opener, close), between[:position]",
+        SEAM,
+        "return FoundSeam(Seam(close, kind, close), around.between[:end])",
+        "return FoundSeam(Seam(close, kind, close), around.between[: end - len(close.text)])",
         SEAMS,
     ),
     Fault(
         "close chosen as the last stop instead of the first",
-        TAIL,
-        "position, _, close = min(found, key=lambda item: item[:2])",
-        "position, _, close = max(found, key=lambda item: item[:2])",
+        SEAM,
+        "_, _, close = min(found, key=lambda item: item[:2])",
+        "_, _, close = max(found, key=lambda item: item[:2])",
         SEAMS,
     ),
     Fault(
@@ -114,7 +116,7 @@ FAULTS = (
     Fault(
         "junction close_restored does not restore",
         BRIDGE,
-        "            return (seam.sampled.id,)\n",
+        "            return (seam.restored.id,)\n",
         "            return ()\n",
         SEAMS,
     ),
@@ -128,9 +130,72 @@ FAULTS = (
     Fault(
         "junction stop_rewritten writes a second close",
         BRIDGE,
-        "if junction is Junction.STOP_REWRITTEN and close.id in self.opener_ids:",
+        "if junction is Junction.STOP_REWRITTEN and (seam.is_opener or close.id in self.opener_ids):",
         "if junction is Junction.STOP_REWRITTEN:",
         SEAMS,
+    ),
+    Fault(
+        "the close behind a message left out is not compared with the real rendering",
+        TAIL,
+        "if isinstance(found, Tail) and not dropped.real.endswith(found.seam.close.text + found.text):",
+        "if not isinstance(found, Tail):",
+        UNCLOSED,
+    ),
+    Fault(
+        "an opener is the close where no opener is a stop",
+        SEAM,
+        "return max(found, key=lambda stop: len(stop.text), default=None)",
+        "return max(found, key=lambda stop: len(stop.text), default=stops[0])",
+        UNCLOSED,
+    ),
+    Fault(
+        "an opener is the close that does not open the same message behind a user",
+        SEAM,
+        "if begins is None or begins.opening != opening or begins.ended.endswith(opener.text):",
+        "if begins is None or begins.ended.endswith(opener.text):",
+        UNCLOSED,
+    ),
+    Fault(
+        "junction opener_dropped keeps an opener that a user's message would have",
+        BRIDGE,
+        "dropped = seam.is_opener and (last in self.opener_ids or last == seam.sampled.id)",
+        "dropped = seam.is_opener and last in self.opener_ids",
+        UNCLOSED,
+    ),
+    Fault(
+        "a stop is left out though the close of one call more has another tail",
+        SEAM,
+        "if stop is None or behind[behind.find(stop.text) + len(stop.text) :] != around.tail[len(ended) :]:",
+        "if stop is None:",
+        UNCLOSED,
+    ),
+    Fault(
+        "junction exact behind the last token of a message whose stop is left out",
+        BRIDGE,
+        "if last == seam.close.id and seam.kind is not SeamKind.NO_STOP:",
+        "if last == seam.close.id:",
+        UNCLOSED,
+    ),
+    Fault(
+        "junction close_restored writes the message's last token for its stop",
+        SEAM,
+        "return self.close if self.is_opener else self.sampled",
+        "return self.close",
+        UNCLOSED,
+    ),
+    Fault(
+        "junction close_added writes the message's last token for its stop",
+        SEAM,
+        "return self.sampled if self.kind is SeamKind.NO_STOP else self.close",
+        "return self.close",
+        UNCLOSED,
+    ),
+    Fault(
+        "calls that history leaves out are not told by the certificate",
+        "rendering/certificate.py",
+        "    if tail.dropped_calls:\n",
+        "    if not said and tail.dropped_calls == ('',):\n",
+        UNCLOSED,
     ),
     Fault(
         "open reasoning is not closed behind a truncated completion",

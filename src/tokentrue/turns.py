@@ -20,7 +20,15 @@ from tokentrue.weights import source_of
 
 
 class Junction(Enum):
-    """What happened between the last sampled id and the bridge (DESIGN, Vocabulary)."""
+    """What happened between the last sampled id and the bridge (DESIGN, Vocabulary).
+
+    - exact: the completion ends with the close, and the bridge stands behind it.
+    - close_added: it was cut off; the close was put behind it, or the stop where history shows no close.
+    - close_restored: the engine left its stop out, and it was put back.
+    - stop_rewritten: the sampled stop is kept, and history spells it otherwise, or leaves it out.
+    - opener_shared: it ends with the next message's opener, which is not written twice.
+    - opener_dropped: it ends with another message's opener, which gave way to that of the message that came.
+    """
 
     EXACT = "exact"
     CLOSE_ADDED = "close_added"

@@ -30,13 +30,11 @@ from tokentrue.turns import How, Junction, Why
 TRANSCRIPTS = SHARED / "transcripts"
 ALL = "TOKENTRUE_ALL_TEMPLATES" in os.environ
 NOT_BRIDGED = {
-    # Neither template writes a message that only calls tools, nor what a tool answered.
-    "tinyllama": {Why.ASSISTANT_DROPPED, Why.NEW_MESSAGE_DROPPED},
-    "phi-3": {Why.ASSISTANT_DROPPED, Why.NEW_MESSAGE_DROPPED},
+    # Neither template writes what a tool answered.
+    "tinyllama": {Why.NEW_MESSAGE_DROPPED},
+    "phi-3": {Why.NEW_MESSAGE_DROPPED},
     # It writes a turn's results in front of what the model said there, also when a call has text beside it.
     "gemma-4": {Why.REORDERED},
-    # It closes a message that only calls with no token at all before the answer of a single tool.
-    "deepseek-v3": {Why.NO_ATOMIC_CLOSE},
 }
 """Why a real turn may not be bridged, per tokenizer; every other turn must be."""
 REFUSES = {"mistral-nemo": "call ids of nine letters, and roles that alternate"}

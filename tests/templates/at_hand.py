@@ -7,6 +7,7 @@ that has most of its special tokens; the others are put in, as a model of that f
 from __future__ import annotations
 
 import atexit
+import contextlib
 import json
 import lzma
 import random
@@ -37,6 +38,7 @@ from tokentrue.rendering.renderer import Tools, make_renderer
 from tokentrue.rendering.stops import derive_stops
 from tokentrue.rendering.template_messages import probe_message_form
 from tokentrue.rendering.tokenizer import Tokenizer, read_stop_ids
+from tokentrue.turns import Junction
 
 FOLDERS = (
     "qwen3",
@@ -215,7 +217,7 @@ def _judge(renderer: Renderer, scenario: Scenario, opening: tuple[Message, ...])
     except TemplateRenderError as error:
         return BridgeOutcome.NOT_RENDERED, str(error)
     body = said[:-1] if said and said[-1] in renderer.stop_ids else said
-    sampled = [*body, _sampled_stop(renderer, renderer.tokenizer.decode(full), scenario)]
+    sampled = [*body, _sampled_stop(renderer, renderer.tokenizer.decode(full), scenario, opening)]
     outcome = renderer.bridge_to_next_turn(
         prompt, sampled, scenario.new, history=history, finish_reason=FinishReason.STOP, tools=TYPED_TOOLS
     )
@@ -224,23 +226,39 @@ def _judge(renderer: Renderer, scenario: Scenario, opening: tuple[Message, ...])
     added = list(outcome.added_ids)
     text = renderer.tokenizer.decode(added)
     before = full[len(full) - len(added) - 1] if len(full) > len(added) else -1
+    # Added tokens split text before merges: at either end of one, what stands on the other side changes no id.
+    border = (renderer.tokenizer.added_token_of_id(each) for each in (before, added[0]))
+    kept = sampled[:-1] if outcome.junction is Junction.OPENER_DROPPED else sampled
     is_right = (
         full[len(full) - len(added) :] == added
-        and renderer.tokenizer.added_token_of_id(before) is not None
+        and any(info is not None for info in border)
         and all((message.content or "") in text for message in scenario.new)
         and "qzSaid" not in text
-        and outcome.prompt_ids.tolist()[: len(prompt) + len(sampled)] == [*prompt.tolist(), *sampled]
+        and outcome.prompt_ids.tolist() == [*prompt.tolist(), *kept, *added]
     )
     return (BridgeOutcome.RIGHT, "") if is_right else (BridgeOutcome.WRONG, text)
 
 
-def _sampled_stop(renderer: Renderer, text: str, scenario: Scenario) -> int:
-    """The stop that the template writes behind the sampled message: what a model would end it with."""
+def _sampled_stop(renderer: Renderer, text: str, scenario: Scenario, opening: tuple[Message, ...]) -> int:
+    """The stop that the template writes behind the sampled message: what a model would end it with.
+
+    Where it writes none there (GLM: a system message follows, whose opener is no stop), it is the one that it
+    writes when a user goes on; where none there either, the first of the stop set.
+    """
+    found = _first_stop(renderer, text, scenario.new[0])
+    if found is None:
+        listed = (*opening, scenario.assistant, _ASKED)
+        with contextlib.suppress(TemplateRenderError):
+            found = _first_stop(renderer, renderer.render_text(listed, tools=TYPED_TOOLS), _ASKED)
+    return renderer.stop_ids[0] if found is None else found
+
+
+def _first_stop(renderer: Renderer, text: str, new: Message) -> int | None:
     ends = [match.end() for match in re.finditer(r"qzSaid\d", text)]
     start = ends[-1] if ends else 0
-    between = text[start : text.find(scenario.new[0].content or "", start)]
+    between = text[start : text.find(new.content or "", start)]
     spelled = [(between.find(renderer.tokenizer.id_text(stop)), stop) for stop in renderer.stop_ids]
-    return min((found for found in spelled if found[0] >= 0), default=(0, renderer.stop_ids[0]))[1]
+    return min((found for found in spelled if found[0] >= 0), default=(0, None))[1]
 
 
 def completion(

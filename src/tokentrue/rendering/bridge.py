@@ -20,9 +20,10 @@ from dataclasses import dataclass
 from tokentrue.errors import SpelledMarkerError
 from tokentrue.generation import FinishReason
 from tokentrue.rendering.formats.reasoning import ReasoningFormat
+from tokentrue.rendering.seams import Seam, SeamKind
 from tokentrue.rendering.spans import character_spans, token_spans
 from tokentrue.rendering.spelled import Written
-from tokentrue.rendering.tail import BridgeRefused, FollowUp, Seam, Tail, TailFinder
+from tokentrue.rendering.tail import BridgeRefused, FollowUp, Tail, TailFinder
 from tokentrue.rendering.tokenizer import Match, Tokenizer
 from tokentrue.tokens import TokenIds
 from tokentrue.turns import Junction, TokenKind, TokenSpan, Why
@@ -155,10 +156,10 @@ class BridgeBuilder:
 
     def _junction(self, completion_ids: TokenIds, seam: Seam, finish_reason: FinishReason | None) -> Junction:
         last = completion_ids[-1] if len(completion_ids) else None
-        if last == seam.close.id:
+        if last == seam.close.id and seam.kind is not SeamKind.NO_STOP:
             return Junction.OPENER_SHARED if seam.is_opener else Junction.EXACT
         if last is not None and last in self.stop_ids:
-            dropped = seam.is_opener and last in self.opener_ids
+            dropped = seam.is_opener and (last in self.opener_ids or last == seam.sampled.id)
             return Junction.OPENER_DROPPED if dropped else Junction.STOP_REWRITTEN
         if finish_reason is FinishReason.STOP or finish_reason is FinishReason.TOOL_CALLS:
             return Junction.CLOSE_RESTORED
@@ -169,18 +170,18 @@ class BridgeBuilder:
     ) -> tuple[int, ...]:
         close = seam.close
         if junction is Junction.CLOSE_RESTORED:
-            return (seam.sampled.id,)
+            return (seam.restored.id,)
         if junction is Junction.OPENER_DROPPED:
             return (close.id,)
-        if junction is Junction.STOP_REWRITTEN and close.id in self.opener_ids:
+        if junction is Junction.STOP_REWRITTEN and (seam.is_opener or close.id in self.opener_ids):
             return (close.id,)
         if junction is not Junction.CLOSE_ADDED:
             return ()
         if self.reasoning is not None and self.reasoning.is_open(
             [*self.generation_tail(prompt_ids), *completion_ids]
         ):
-            return tuple(self.tokenizer.encode(self.reasoning.closing_text + close.text))
-        return (close.id,)
+            return tuple(self.tokenizer.encode(self.reasoning.closing_text + seam.added.text))
+        return (seam.added.id,)
 
 
 def check_stops(completion_ids: TokenIds, stop_ids: Collection[int]) -> BridgeRefused | None:

@@ -8,18 +8,20 @@ compared, id by id, with the full rendering.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 
 from tokentrue.errors import TemplateRenderError
 from tokentrue.generation import FinishReason
 from tokentrue.messages import Message, ToolCall
 from tokentrue.rendering.bridge import Bridge, BridgeBuilder
+from tokentrue.rendering.formats.harmony import Channels
 from tokentrue.rendering.formats.tool_calls import CallsWritten
+from tokentrue.rendering.formats.tool_format import ToolFormat
 from tokentrue.rendering.independence import history_matters_nowhere
+from tokentrue.rendering.seams import Seam, SeamKind
 from tokentrue.rendering.tail import BridgeRefused, FollowUp, TailFinder
 from tokentrue.rendering.template_messages import PROBE_TOOL
-from tokentrue.rendering.tokenizer import AddedTokenInfo
 from tokentrue.tokens import TokenIds
 from tokentrue.turns import Junction
 
@@ -59,6 +61,11 @@ class Finding:
         junction: How the bridge was joined; None when refused.
         detail: The reason of a refusal, or the first differing text of both sides.
         history_free: A synthesised history gives the same bridge, so `history=None` is allowed.
+        expected: What stands, or would have to stand, in the bridged prompt where the template writes otherwise;
+            "" where there are no two texts to compare.
+        template: What the template writes there.
+        conversation: The smallest conversation that is refused for the same reason, one line for each message;
+            empty when nothing is refused.
     """
 
     kind: FollowUpKind
@@ -67,6 +74,9 @@ class Finding:
     junction: Junction | None
     detail: str
     history_free: bool
+    expected: str = ""
+    template: str = ""
+    conversation: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,35 +171,73 @@ _LONG_HISTORY = (
 def _judge(builder: BridgeBuilder, probe: _Probe, before: tuple[Message, ...]) -> Finding:
     tools = (PROBE_TOOL,) if probe.with_tools else ()
     follow_up = FollowUp((*before, probe.assistant), probe.new, tools)
-
-    def finding(verdict: Verdict, junction: Junction | None, detail: str) -> Finding:
-        free = verdict is not Verdict.REFUSED and _is_history_free(builder, probe)
-        return Finding(probe.kind, probe.with_tools, verdict, junction, detail, free)
-
     try:
         render, form = builder.tails.template.render_text, builder.tails.form
         prompt = render(form.to_templates(before), tools, add_generation_prompt=True)
         ended = render(form.to_templates(follow_up.history), tools)
         full = render(form.to_templates((*follow_up.history, *probe.new)), tools, add_generation_prompt=True)
     except TemplateRenderError as error:
-        return finding(Verdict.REFUSED, None, str(error))
+        return Finding(probe.kind, probe.with_tools, Verdict.REFUSED, None, str(error), history_free=False)
     tail = builder.tails.derive(follow_up)
     if isinstance(tail, BridgeRefused):
-        return finding(Verdict.REFUSED, None, f"{tail.why.value}: {tail.detail}")
-    close, stop = tail.seam.close, tail.seam.sampled
+        return _refused(builder, probe, follow_up, tail)
+    stop = tail.seam.sampled.id
     said = ended[_common(prompt, ended) :]
-    if not tail.seam.is_opener:
-        said = said.split(stop.text)[0]
+    for each in builder.stop_ids if tail.seam.is_opener else (stop,):
+        said = said.split(builder.tokenizer.id_text(each))[0]
     prompt_ids = TokenIds(builder.tokenizer.encode(prompt))
     sampled = _sampled_behind(builder, prompt, said)
-    sampled = sampled[: len(sampled) // 2] if probe.truncated else [*sampled, stop.id]
+    sampled = sampled[: len(sampled) // 2] if probe.truncated else [*sampled, stop]
     reason = FinishReason.LENGTH if probe.truncated else FinishReason.STOP
     bridge = builder.bridge(prompt_ids, TokenIds(sampled), follow_up, reason)
     if isinstance(bridge, BridgeRefused):
-        return finding(Verdict.REFUSED, None, f"{bridge.why.value}: {bridge.detail}")
+        return _refused(builder, probe, follow_up, bridge)
+    found = Finding(
+        kind=probe.kind,
+        with_tools=probe.with_tools,
+        verdict=Verdict.EXACT_BEHIND_JUNCTION,
+        junction=bridge.junction,
+        detail="",
+        history_free=_is_history_free(builder, probe),
+    )
     if probe.truncated:
-        return finding(Verdict.EXACT_BEHIND_JUNCTION, bridge.junction, "")
-    return finding(*_compare(builder, bridge, full, close))
+        return found
+    if tail.dropped_calls:
+        return replace(
+            found,
+            verdict=Verdict.TEMPLATE_REWRITES_HISTORY,
+            detail="the template leaves sampled calls out of its history; only the bridge keeps them",
+            expected="; ".join(tail.dropped_calls),
+            template=ended[_common(prompt, ended) :],
+        )
+    return _compare(builder, found, bridge, tail.seam, full)
+
+
+def _refused(builder: BridgeBuilder, probe: _Probe, asked: FollowUp, refused: BridgeRefused) -> Finding:
+    """A refusal, shown by the smallest conversation that is refused for the same reason."""
+    smaller = (replace(asked, new=asked.new[:count]) for count in range(1, len(asked.new)))
+    for each in smaller:
+        found = builder.tails.derive(each)
+        if isinstance(found, BridgeRefused) and found.why is refused.why:
+            asked, refused = each, found
+            break
+    return Finding(
+        kind=probe.kind,
+        with_tools=probe.with_tools,
+        verdict=Verdict.REFUSED,
+        junction=None,
+        detail=f"{refused.why.value}: {refused.detail}",
+        history_free=False,
+        expected=refused.expected,
+        template=refused.template,
+        conversation=tuple(_told(message) for message in (*asked.history, *asked.new)),
+    )
+
+
+def _told(message: Message) -> str:
+    """A message in one line."""
+    texts = [message.content or "", *(f"{call.name} {call.arguments}" for call in message.tool_calls)]
+    return f"{message.role}: {'; '.join(filter(None, texts))}"
 
 
 def _sampled_behind(builder: BridgeBuilder, prompt: str, said: str) -> list[int]:
@@ -200,23 +248,29 @@ def _sampled_behind(builder: BridgeBuilder, prompt: str, said: str) -> list[int]
     return builder.tokenizer.encode(said)
 
 
-def _compare(
-    builder: BridgeBuilder, bridge: Bridge, full: str, close: AddedTokenInfo
-) -> tuple[Verdict, Junction, str]:
+def _compare(builder: BridgeBuilder, found: Finding, bridge: Bridge, seam: Seam, full: str) -> Finding:
     full_ids = builder.tokenizer.encode(full)
     if bridge.prompt_ids == full_ids:
-        return Verdict.EXACT, bridge.junction, ""
+        return replace(found, verdict=Verdict.EXACT)
     bridged = bridge.prompt_ids.tolist()
     if bridge.junction is Junction.STOP_REWRITTEN:
-        stop = builder.tokenizer.id_text(bridged[bridge.known_len - 1])
-        bridged[bridge.known_len - 1] = close.id
+        at = bridge.known_len - 1
+        stop = builder.tokenizer.id_text(bridged[at])
+        leaves_out = seam.kind is SeamKind.NO_STOP
+        bridged[at : at + 1] = [] if leaves_out else [seam.close.id]
         if bridged == full_ids:
-            detail = f"the sampled {stop!r} is kept, which history spells {close.text!r}"
-            return Verdict.EXACT_BEHIND_JUNCTION, bridge.junction, detail
+            told = "leaves out" if leaves_out else f"spells {seam.close.text!r}"
+            return replace(found, detail=f"the sampled {stop!r} is kept, which history {told}")
     at = _common(bridged, full_ids)
     ours = builder.tokenizer.decode(bridged[at : at + 12])
     theirs = builder.tokenizer.decode(full_ids[at : at + 12])
-    return Verdict.TEMPLATE_REWRITES_HISTORY, bridge.junction, f"sampled {ours!r}, full rendering {theirs!r}"
+    return replace(
+        found,
+        verdict=Verdict.TEMPLATE_REWRITES_HISTORY,
+        detail=f"sampled {ours!r}, full rendering {theirs!r}",
+        expected=ours,
+        template=theirs,
+    )
 
 
 def _common(left: str | list[int], right: str | list[int]) -> int:
@@ -261,7 +315,7 @@ def kind_of(new: tuple[Message, ...]) -> FollowUpKind | None:
     return None
 
 
-def certify(builder: BridgeBuilder, tool_format: str | None, calls: CallsWritten) -> Certificate:
+def certify(builder: BridgeBuilder, tool_format: ToolFormat | None, calls: CallsWritten) -> Certificate:
     """Probe one template and tokenizer; about fifty short renderings."""
     findings: list[Finding] = []
     for probe in _probes():
@@ -276,14 +330,18 @@ def certify(builder: BridgeBuilder, tool_format: str | None, calls: CallsWritten
         close=_close(builder),
         stop_ids=builder.stop_ids,
         generation_prompt=builder.tails.generation_prompt(_BARE_HISTORY),
-        reasoning_format=(
-            f"{builder.reasoning.opener.text}…{builder.reasoning.closer.text}" if builder.reasoning else None
-        ),
-        tool_format=tool_format,
+        reasoning_format=_reasoning_format(builder, tool_format),
+        tool_format=tool_format.name if tool_format is not None else None,
         calls=calls,
         short_history=builder.tails.short_is_enough,
         findings=tuple(findings),
     )
+
+
+def _reasoning_format(builder: BridgeBuilder, tool_format: ToolFormat | None) -> str | None:
+    if builder.reasoning is not None:
+        return f"{builder.reasoning.opener.text}…{builder.reasoning.closer.text}"
+    return f"channel {tool_format.reasoning_channel}" if isinstance(tool_format, Channels) else None
 
 
 def _close(builder: BridgeBuilder) -> str | None:

@@ -82,3 +82,15 @@ def locate_bodies(parts: Sequence[str], text: str, bodies: Sequence[Body]) -> tu
         else:
             return None
     return tuple(stretches) if position == len(text) else None
+
+
+def common_length(one: str, other: str) -> int:
+    """How many characters both begin with."""
+    low, high = 0, min(len(one), len(other))
+    while low < high:
+        middle = (low + high + 1) // 2
+        if one.startswith(other[low:middle], low):
+            low = middle
+        else:
+            high = middle - 1
+    return low

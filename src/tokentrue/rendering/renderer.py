@@ -295,8 +295,7 @@ class Renderer:
             kept = self.proofs.read(key)
             found = kept.certificate if kept is not None else None
             if found is None:
-                name = self.tool_format.name if self.tool_format is not None else None
-                found = certify(self.bridges, name, self.calls_written)
+                found = certify(self.bridges, self.tool_format, self.calls_written)
                 self.proofs.write(key, Proof(found.short_history, found))
             self._certificates.append(replace(found, stop_doubts=self.stop_doubts))
         return self._certificates[0]

@@ -29,6 +29,14 @@ class RewrittenStop:
     gap: str
 
 
+@dataclass(frozen=True, slots=True)
+class BehindAUser:
+    """How a user's message ends where nothing follows it, and what then opens the next one."""
+
+    ended: str
+    opening: str
+
+
 def find_rewritten_stop(
     render: Render, tokenizer: Tokenizer, stops: Sequence[AddedTokenInfo], ended: str, between: str, new: Masked
 ) -> RewrittenStop | None:
@@ -45,14 +53,16 @@ def find_rewritten_stop(
     close = tokenizer.added_token_at(between, at)
     if close is None or ended[:at] != between[:at] or ended[:at].strip():
         return None
-    opening = between[at + len(close.text) :]
-    if opening != _opening_behind_a_user(render, close, new):
+    begins = begins_behind_a_user(render, new)
+    if begins is None or not begins.ended.endswith(close.text):
+        return None
+    if between[at + len(close.text) :] != begins.opening:
         return None
     return RewrittenStop(stop, close, between[: at + len(close.text)])
 
 
-def _opening_behind_a_user(render: Render, close: AddedTokenInfo, new: Masked) -> str | None:
-    """How the first new message begins behind a user's, when `close` ends that one with nothing behind it."""
+def begins_behind_a_user(render: Render, new: Masked) -> BehindAUser | None:
+    """How the first of `new` begins behind a user's message; None when the template shows no such thing."""
     word = sentinel("U", 0)
     user = Message(role="user", content=word)
     try:
@@ -60,10 +70,10 @@ def _opening_behind_a_user(render: Render, close: AddedTokenInfo, new: Masked) -
         followed = render((user, *new.messages), False)
     except TemplateRenderError:
         return None
-    end = alone[alone.rfind(word) + len(word) :]
-    start = followed.find(word) + len(word)
-    if word not in alone or word not in followed or not end.endswith(close.text):
+    if word not in alone or word not in followed:
         return None
+    ended = alone[alone.rfind(word) + len(word) :]
+    start = followed.find(word) + len(word)
     begins = followed.find(new.bodies[0].sentinel)
     gap = followed[start:begins] if begins > start else ""
-    return gap[len(end) :] if gap.startswith(end) else None
+    return BehindAUser(ended, gap[len(ended) :]) if gap.startswith(ended) else None

@@ -47,15 +47,18 @@ def mask_new(messages: Sequence[Message], first_index: int, salt: int = 0) -> Ma
     return Masked(tuple(masked), tuple(bodies))
 
 
-def mask_assistant(message: Message, index: int, salt: int = 0) -> Masked:
+def mask_assistant(message: Message, index: int, salt: int = 0, *, with_text: bool = False) -> Masked:
     """The sampled assistant message without a byte of model text: sentinels for content and arguments.
 
     Call names and ids stay, because templates look them up when they write tool results. Reasoning is
     left out: whether it is kept is decided before the close, never behind it.
+
+    Args:
+        with_text: Give it content though it only calls tools.
     """
     bodies: list[Body] = []
     content = None
-    if message.content or not message.tool_calls:
+    if with_text or message.content or not message.tool_calls:
         content = sentinel("A", 0, salt=salt)
         bodies.append(Body(content, message.content or "", index))
     calls: list[ToolCall] = []
@@ -78,3 +81,10 @@ def with_content(message: Message, content: str) -> Message:
         name=message.name,
         extra=dict(message.extra),
     )
+
+
+def unmasked(text: str, *masked: Masked) -> str:
+    """`text` with what the sentinels stand for."""
+    for body in (body for each in masked for body in each.bodies):
+        text = text.replace(body.sentinel, body.text)
+    return text

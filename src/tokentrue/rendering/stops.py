@@ -98,16 +98,16 @@ class _Prober:
         behind = followed[followed.rfind(words[1]) + len(words[1]) :]
         return _Ends(ended[ended.rfind(words[1]) + len(words[1]) :], behind.split(_NEW)[0], header)
 
-    def between_calls(self) -> str:
-        """What stands between the arguments of two calls; "" where the template writes one call only."""
+    def two_calls(self) -> tuple[str, str]:
+        """What stands between the arguments of two calls, and behind them; "" where only one call is written."""
         two = tuple(
             ToolCall(PROBE_CALL.name, f'{{"qzKey7": "{_VALUE}n{index}"}}', f"qzCallId{index}") for index in (1, 2)
         )
         question = Message(role="user", content=_ASKED)
         text = self._render((question, Message(role="assistant", tool_calls=two)), True)
         if text is None or f"{_VALUE}n1" not in text or f"{_VALUE}n2" not in text:
-            return ""
-        return text[text.rfind(f"{_VALUE}n1") : text.rfind(f"{_VALUE}n2")]
+            return "", ""
+        return text[text.rfind(f"{_VALUE}n1") : text.rfind(f"{_VALUE}n2")], text[text.rfind(f"{_VALUE}n2") :]
 
     def tokens(self, text: str) -> list[int]:
         """The added tokens in `text`, in their order, without those that are white space."""
@@ -167,7 +167,10 @@ def _call_stop(prober: _Prober, known: Sequence[int], *, is_opener: bool) -> tup
     shared = prober.tokens(ends.shared)
     if set(shared) & set(known) or set(prober.tokens(ends.ended)) & set(known):
         return (), ""
-    inner = set(prober.tokens(prober.between_calls()))
+    between, behind_two = prober.two_calls()
+    if set(prober.tokens(behind_two)) & set(known):
+        return (), ""  # with one call alone it leaves the stop out (DeepSeek-V3)
+    inner = set(prober.tokens(between))
     left = [token for token in shared if token not in inner]
     opened = _only_in_calls(prober, ends.header) - inner
     if not left and is_opener:

@@ -14,48 +14,50 @@ again on first use of a shape and every so often.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from tokentrue.errors import FastPathWarning, TemplateRenderError
 from tokentrue.messages import Message, tools_digest
 from tokentrue.rendering.chat_template import ChatTemplate
-from tokentrue.rendering.glue import Stretch, locate_bodies, split_at_sentinels
-from tokentrue.rendering.rewritten_stop import find_rewritten_stop
-from tokentrue.rendering.sentinels import Masked, mask_assistant, mask_new
+from tokentrue.rendering.glue import Stretch, common_length, locate_bodies, split_at_sentinels
+from tokentrue.rendering.seams import Around, FoundSeam, Seam, end_of, find_seam
+from tokentrue.rendering.sentinels import Body, Masked, mask_assistant, mask_new, unmasked
 from tokentrue.rendering.spelled import SpelledMarkers
 from tokentrue.rendering.template_messages import MessageForm
-from tokentrue.rendering.tokenizer import AddedTokenInfo, Match, Tokenizer
+from tokentrue.rendering.tokenizer import Match, Tokenizer
 from tokentrue.turns import Why
 
 RECHECK_EVERY = 64
 """A shape's short rendering is compared with the full one on first use and then every so many uses."""
 
 _SALTS = 8
+_SHOWN = 100
+"""How many characters of each of two differing texts are kept."""
 
 
 @dataclass(frozen=True, slots=True)
 class BridgeRefused:
-    """No bridge can be proved; `why` is the reason, `detail` the evidence for a person."""
+    """No bridge can be proved; `why` is the reason, `detail` the evidence for a person.
+
+    Args:
+        expected: What a bridge would have to find in the template's text, shortened; "" where the refusal is not
+            about two texts.
+        template: What the template writes instead, shortened.
+    """
 
     why: Why
     detail: str
+    expected: str = ""
+    template: str = ""
 
-
-@dataclass(frozen=True, slots=True)
-class Seam:
-    """Where the sampled message ends.
-
-    Args:
-        close: The token that ends it in history.
-        is_opener: Whether that is the next role's opener.
-        sampled: What a model samples in its place, where history spells the stop otherwise; else the close.
-    """
-
-    close: AddedTokenInfo
-    is_opener: bool
-    sampled: AddedTokenInfo
+    @classmethod
+    def of_texts(cls, why: Why, sentence: str, expected: str, template: str) -> BridgeRefused:
+        """A refusal that shows both texts in its `detail` as well."""
+        expected, template = _shortened(expected), _shortened(template)
+        detail = f"{sentence}: expected {expected!r}, the template writes {template!r}"
+        return cls(why, detail, expected, template)
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,13 +66,15 @@ class Tail:
 
     `bodies` are the stretches of it that are message text; None when the template changes the text in
     a way that was not recognised, so that nobody can say which character is whose. `spelled` are the special
-    tokens in it that message text spells and that are to stay text.
+    tokens in it that message text spells and that are to stay text. `dropped_calls` are those of the sampled
+    message that the template does not write in history: only a bridge keeps them.
     """
 
     seam: Seam
     text: str
     bodies: tuple[Stretch, ...] | None
     spelled: tuple[Match, ...] = ()
+    dropped_calls: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,7 +204,7 @@ class TailFinder:
         if isinstance(tail, BridgeRefused) or tail.bodies is None:
             return tail
         moved = tuple(Stretch(body.start, body.end, body.owner + shift) for body in tail.bodies)
-        return Tail(tail.seam, tail.text, moved, tail.spelled)
+        return replace(tail, bodies=moved)
 
     def derive(self, follow_up: FollowUp) -> Tail | BridgeRefused:
         """The tail by rendering exactly this follow-up; nothing is remembered."""
@@ -218,41 +222,71 @@ class TailFinder:
             with_prompt = self.template.render_text(listed, tools, add_generation_prompt=True)
         except TemplateRenderError:
             return ""
+        # Some templates end a conversation that asks for no answer with their end of text (phi-3).
+        without = without if with_prompt.startswith(without) else without.removesuffix(self._eos())
         return with_prompt[len(without) :] if with_prompt.startswith(without) else ""
+
+    def _eos(self) -> str:
+        return self.template.special_tokens.get("eos_token", "")
 
     def _derive(self, follow_up: FollowUp, salt: int) -> Tail | BridgeRefused | None:
         """As `derive`; None when a message holds one of the sentinels of this salt."""
+        texts = self._rendered(follow_up, salt)
+        if not isinstance(texts, _Texts):
+            return texts
+        if texts.end is None and not follow_up.history[-1].content:
+            return self._behind_text(texts, salt)
+        return self._tail_of(texts)
+
+    def _behind_text(self, dropped: _Texts, salt: int) -> Tail | BridgeRefused | None:
+        """The tail where the template writes nothing of the sampled message: the one behind a message with text.
+
+        Close and tail are the template's for this conversation too where the real rendering ends with them.
+        """
+        texts = self._rendered(dropped.follow_up, salt, with_text=True)
+        if texts is None:
+            return None
+        if isinstance(texts, BridgeRefused):
+            return dropped.refused_as_dropped(self._history)
+        found = self._tail_of(texts)
+        if isinstance(found, Tail) and not dropped.real.endswith(found.seam.close.text + found.text):
+            return dropped.refused_as_dropped(self._history)
+        return found
+
+    def _rendered(
+        self, follow_up: FollowUp, salt: int, *, with_text: bool = False
+    ) -> _Texts | BridgeRefused | None:
+        """The renderings in which the tail is looked for; None when a message holds a sentinel of this salt."""
         history = follow_up.history
-        assistant = mask_assistant(history[-1], len(history) - 1, salt)
-        before = (*history[:-1], *assistant.messages)
+        said = mask_assistant(history[-1], len(history) - 1, salt, with_text=with_text)
+        before = (*history[:-1], *said.messages)
         new = mask_new(follow_up.new, len(history), salt)
         try:
-            masked_text = self._render((*before, *new.messages), follow_up.tools)
-            real_text = self._render((*before, *follow_up.new), follow_up.tools)
+            masked = self._render((*before, *new.messages), follow_up.tools)
+            real = self._render((*before, *follow_up.new), follow_up.tools)
         except TemplateRenderError as error:
             return BridgeRefused(Why.TEMPLATE_RAISED, str(error))
-        if not _words_are_unique(masked_text, real_text, assistant, new):
-            return None
-        between = _between(masked_text, assistant, new)
+        texts = _Texts(follow_up, said, new, masked, real)
+        return texts if texts.words_are_unique() else None
+
+    def _tail_of(self, texts: _Texts) -> Tail | BridgeRefused:
+        between = texts.between(self._history)
         if isinstance(between, BridgeRefused):
             return between
-        ended = self._ended(before, follow_up.tools, assistant)
-        found = self._find_seam(between, ended, new, follow_up.tools)
+        found = self._find_seam(texts, between)
         if isinstance(found, BridgeRefused):
             return found
-        seam, between = found
-        masked_tail = _behind(masked_text, assistant, between)
-        real_tail = _behind(real_text, assistant, between)
-        parts = split_at_sentinels(masked_tail or "", [body.sentinel for body in new.bodies])
+        masked_tail, real_tail = texts.behind(texts.masked, found.gap), texts.behind(texts.real, found.gap)
+        parts = split_at_sentinels(masked_tail or "", [body.sentinel for body in texts.new.bodies])
         if masked_tail is None or real_tail is None or parts is None:
-            return BridgeRefused(
-                Why.REORDERED, "the text of the new messages changes what the template writes before it"
-            )
+            return texts.refused_as_changed()
+        tools, listed = texts.follow_up.tools, (*texts.before, *texts.follow_up.new)
         try:
-            spelled = self._spelled((*before, *follow_up.new), follow_up.tools, real_text, real_tail)
+            spelled = self._spelled(listed, tools, texts.real, real_tail)
         except TemplateRenderError as error:
             return BridgeRefused(Why.MARKER_WRITER_UNKNOWN, str(error))
-        return Tail(seam, real_tail, locate_bodies(parts, real_tail, new.bodies), spelled)
+        bodies = locate_bodies(parts, real_tail, texts.new.bodies)
+        return Tail(found.seam, real_tail, bodies, spelled, texts.dropped_calls())
 
     def _spelled(
         self, messages: Sequence[Message], tools: tuple[dict[str, Any], ...], text: str, tail: str
@@ -266,80 +300,152 @@ class TailFinder:
         found = [match for match in marks.read(marked, text) if match.start >= start]
         return tuple(Match(match.start - start, match.end - start, match.id) for match in found)
 
-    def _render(self, messages: Sequence[Message], tools: tuple[dict[str, Any], ...]) -> str:
-        return self.template.render_text(self.form.to_templates(messages), tools, add_generation_prompt=True)
+    def _render(
+        self,
+        messages: Sequence[Message],
+        tools: tuple[dict[str, Any], ...],
+        *,
+        add_generation_prompt: bool = True,
+    ) -> str:
+        listed = self.form.to_templates(messages)
+        return self.template.render_text(listed, tools, add_generation_prompt=add_generation_prompt)
 
-    def _find_seam(
-        self, between: str, ended: str | None, new: Masked, tools: tuple[dict[str, Any], ...]
-    ) -> tuple[Seam, str] | BridgeRefused:
-        """The seam, and the text from the sampled message up to its end.
+    def _history(self, messages: Sequence[Message], tools: tuple[dict[str, Any], ...]) -> str:
+        return self._render(messages, tools, add_generation_prompt=False)
 
-        Args:
-            between: The text from the sampled message to the first new one.
-            ended: The text behind the sampled message when it is the last one; None when that is not rendered.
-        """
-        stops = [info for i in self.stop_ids if (info := self.tokenizer.added_token_of_id(i)) is not None]
-        found = [(between.find(info.text), -len(info.text), info) for info in stops if info.text in between]
-        if found:
-            position, _, close = min(found, key=lambda item: item[:2])
-            is_opener = ended is not None and close.text not in ended
-            return Seam(close, is_opener, close), between[: position + len(close.text)]
+    def _find_seam(self, texts: _Texts, between: str) -> FoundSeam | BridgeRefused:
+        """The seam; `between` is the text from the sampled message to the first new one."""
+        tools = texts.follow_up.tools
 
         def render(messages: Sequence[Message], add_generation_prompt: bool) -> str:
-            listed = self.form.to_templates(messages)
-            return self.template.render_text(listed, tools, add_generation_prompt=add_generation_prompt)
+            return self._render(messages, tools, add_generation_prompt=add_generation_prompt)
 
-        rewritten = find_rewritten_stop(render, self.tokenizer, stops, ended or "", between, new)
-        if rewritten is not None:
-            return Seam(rewritten.close, False, rewritten.stop), rewritten.gap
-        return BridgeRefused(
-            Why.NO_ATOMIC_CLOSE,
-            f"no stop token stands between the sampled message and the new one: {between!r}",
+        around = Around(
+            render=render,
+            before=texts.follow_up.history[:-1],
+            said=texts.said,
+            new=texts.new,
+            ended=self._ended(texts),
+            between=between,
+            tail=texts.masked[texts.end or 0 :],
         )
+        found = find_seam(around, self.tokenizer, self.stop_ids)
+        if found is not None:
+            return found
+        stops = " or ".join(self.tokenizer.id_text(stop_id) for stop_id in self.stop_ids)
+        sentence = "no stop token stands between the sampled message and the new one"
+        return BridgeRefused.of_texts(Why.NO_ATOMIC_CLOSE, sentence, stops, between)
 
-    def _ended(
-        self, before: Sequence[Message], tools: tuple[dict[str, Any], ...], assistant: Masked
-    ) -> str | None:
+    def _ended(self, texts: _Texts) -> str | None:
         """The text behind the sampled message when nothing follows it."""
         try:
-            text = self.template.render_text(self.form.to_templates(before), tools)
+            text = self._history(texts.before, texts.follow_up.tools)
         except TemplateRenderError:
             return None
-        end = _end_of(text, assistant)
+        end = end_of(text, texts.said)
         return text[end:] if end is not None else None
 
 
-def _between(text: str, assistant: Masked, new: Masked) -> str | BridgeRefused:
-    """The text from the sampled message to the first new one."""
-    end = _end_of(text, assistant)
-    if end is None:
-        return BridgeRefused(Why.ASSISTANT_DROPPED, "the template drops the sampled assistant message")
-    missing = [body.owner for body in new.bodies if body.sentinel not in text]
-    if missing:
-        return BridgeRefused(Why.NEW_MESSAGE_DROPPED, f"the template drops the text of message {missing[0]}")
-    start = text.find(new.bodies[0].sentinel)
-    if start < end:
-        return BridgeRefused(Why.REORDERED, "the template writes new text before the end of the sampled message")
-    return text[end:start]
+_Written = Callable[[Sequence[Message], tuple[dict[str, Any], ...]], str]
 
 
-def _words_are_unique(masked_text: str, real_text: str, assistant: Masked, new: Masked) -> bool:
-    """Whether each sentinel stands only where this package put it."""
-    for body in assistant.bodies:
-        if masked_text.count(body.sentinel) > 1 or real_text.count(body.sentinel) > 1:
-            return False
-    return all(not (masked_text.count(body.sentinel) > 1 or body.sentinel in real_text) for body in new.bodies)
+@dataclass(frozen=True, slots=True)
+class _Texts:
+    """What the template writes for a follow-up, in sentinels and with the real new messages.
+
+    Args:
+        said, new: The sampled message and the new ones, in sentinels.
+        masked: The rendering with sentinels for both.
+        real: The rendering with a sentinel for the sampled message only.
+    """
+
+    follow_up: FollowUp
+    said: Masked
+    new: Masked
+    masked: str
+    real: str
+
+    @property
+    def before(self) -> tuple[Message, ...]:
+        """The conversation up to and including the sampled message, which is in sentinels."""
+        return (*self.follow_up.history[:-1], *self.said.messages)
+
+    @property
+    def end(self) -> int | None:
+        """Where the sampled message's last sentinel ends; None when the template dropped all of them."""
+        return end_of(self.masked, self.said)
+
+    def dropped_calls(self) -> tuple[str, ...]:
+        """The calls of the sampled message that the template does not write."""
+        calls = self.follow_up.history[-1].tool_calls
+        bodies = self.said.bodies[len(self.said.bodies) - len(calls) :]
+        pairs = zip(calls, bodies, strict=True)
+        return tuple(f"{call.name} {call.arguments}" for call, body in pairs if body.sentinel not in self.masked)
+
+    def words_are_unique(self) -> bool:
+        """Whether each sentinel stands only where this package put it."""
+        for body in self.said.bodies:
+            if self.masked.count(body.sentinel) > 1 or self.real.count(body.sentinel) > 1:
+                return False
+        return all(
+            not (self.masked.count(body.sentinel) > 1 or body.sentinel in self.real) for body in self.new.bodies
+        )
+
+    def between(self, render: _Written) -> str | BridgeRefused:
+        """The text from the sampled message to the first new one."""
+        end = self.end
+        if end is None:
+            return self.refused_as_dropped(render)
+        missing = [body for body in self.new.bodies if body.sentinel not in self.masked]
+        if missing:
+            sentence = f"the template leaves out the text of {self._named(missing[0])}"
+            behind = self.real[end_of(self.real, self.said) or 0 :]
+            return BridgeRefused.of_texts(Why.NEW_MESSAGE_DROPPED, sentence, missing[0].text, behind)
+        start = self.masked.find(self.new.bodies[0].sentinel)
+        if start >= end:
+            return self.masked[end:start]
+        early = min(self.new.bodies, key=lambda body: self.masked.find(body.sentinel))
+        sentence = f"the template writes {self._named(early)} in front of the end of the sampled message"
+        return self._refused(Why.REORDERED, sentence, _or_nothing(render, self.before, self.follow_up.tools))
+
+    def behind(self, text: str, gap: str) -> str | None:
+        """The text behind the close; `gap` is what stands between the last sentinel and that."""
+        end = end_of(text, self.said)
+        if end is None or not text.startswith(gap, end):
+            return None
+        return text[end + len(gap) :]
+
+    def refused_as_changed(self) -> BridgeRefused:
+        """The real new messages change what stands between the sampled one and them."""
+        sentence = "the text of the new messages changes what the template writes before it"
+        return self._refused(Why.REORDERED, sentence, self.masked)
+
+    def refused_as_dropped(self, render: _Written) -> BridgeRefused:
+        """The template writes nothing of the sampled message."""
+        said, asked = self.follow_up.history[-1], self.follow_up.history[:-1]
+        texts = [said.content or "", *(f"{call.name} {call.arguments}" for call in said.tool_calls)]
+        written = _or_nothing(render, asked, self.follow_up.tools)
+        sentence = "the template leaves out the sampled assistant message"
+        behind = self.real[common_length(written, self.real) :]
+        return BridgeRefused.of_texts(Why.ASSISTANT_DROPPED, sentence, "; ".join(filter(None, texts)), behind)
+
+    def _refused(self, why: Why, sentence: str, wanted: str) -> BridgeRefused:
+        """A refusal with both texts, from the first character in which the real rendering is not `wanted`."""
+        shown = unmasked(wanted, self.said, self.new), unmasked(self.real, self.said)
+        at = common_length(*shown)
+        return BridgeRefused.of_texts(why, sentence, shown[0][at:], shown[1][at:])
+
+    def _named(self, body: Body) -> str:
+        return f"message {body.owner} ({self.follow_up.new[body.owner - len(self.follow_up.history)].role})"
 
 
-def _behind(text: str, assistant: Masked, between: str) -> str | None:
-    """The text behind the close; `between` is what stands between the last sentinel and that."""
-    end = _end_of(text, assistant)
-    if end is None or not text.startswith(between, end):
-        return None
-    return text[end + len(between) :]
+def _or_nothing(render: _Written, messages: Sequence[Message], tools: tuple[dict[str, Any], ...]) -> str:
+    """A rendering that is shown only; "" where the template refuses these messages."""
+    try:
+        return render(messages, tools)
+    except TemplateRenderError:
+        return ""
 
 
-def _end_of(text: str, masked: Masked) -> int | None:
-    """Where the last sentinel of `masked` ends in `text`; None when the template dropped all of them."""
-    ends = [text.rfind(body.sentinel) + len(body.sentinel) for body in masked.bodies if body.sentinel in text]
-    return max(ends, default=None)
+def _shortened(text: str) -> str:
+    return text if len(text) <= _SHOWN else text[:_SHOWN] + "…"

@@ -22,6 +22,7 @@ from typing import Any
 from tokentrue.errors import ConfigError, TemplateRenderError, UnsupportedParameterError
 from tokentrue.messages import Message
 from tokentrue.rendering.contract import RendererContract, TellsText
+from tokentrue.rendering.glue import common_length
 from tokentrue.tokens import TokenIds
 
 _SHOWN = 80
@@ -123,7 +124,7 @@ def judge(
     ours, now = renderer.text_of(prompt_ids), renderer.text_of(now_ids)
     if ours == now:
         return Verdict(VerdictKind.EXACT)
-    differs_at = _common(ours, now)
+    differs_at = common_length(ours, now)
     case = _Case(renderer, renderer.text_of, tuple(messages), tools, now, differs_at)
     for step in steps:
         found = case.rewrite_at(step)
@@ -148,7 +149,7 @@ class _Case:
             step.prompt_ids if step.prompt_ids is not None else self.renderer.render_ids(history, tools=self.tools)
         )
         if not self.now.startswith(prompt):
-            at = _common(prompt, self.now)
+            at = common_length(prompt, self.now)
             # Where ours goes on as the template does now, ours never had what the template dropped.
             return (at, prompt, at) if self.differs_at <= at else None
         try:
@@ -163,8 +164,8 @@ class _Case:
             return None
         sampled = self.text_of(_without_stop(step.completion_ids, self.renderer.get_stop_token_ids())).lstrip()
         behind_now = self.now[len(prompt) :]
-        agreed_now = _common(sampled, behind_now.lstrip())
-        if _common(sampled, then[len(prompt) :].lstrip()) <= agreed_now:
+        agreed_now = common_length(sampled, behind_now.lstrip())
+        if common_length(sampled, then[len(prompt) :].lstrip()) <= agreed_now:
             return None
         at = len(self.now) - len(behind_now.lstrip()) + agreed_now
         return at, sampled, agreed_now
@@ -184,18 +185,6 @@ class _Case:
         at, ours_at = at - back, ours_at - back
         excerpts = ours[ours_at : ours_at + _SHOWN], self.now[at : at + _SHOWN]
         return Verdict(kind, owner if owner >= 0 else None, *excerpts)
-
-
-def _common(one: str, other: str) -> int:
-    """How many characters both begin with."""
-    low, high = 0, min(len(one), len(other))
-    while low < high:
-        middle = (low + high + 1) // 2
-        if one.startswith(other[low:middle], low):
-            low = middle
-        else:
-            high = middle - 1
-    return low
 
 
 def _without_stop(ids: TokenIds, stops: Sequence[int]) -> TokenIds:

@@ -164,11 +164,12 @@ def _inserts(junction: Junction | None, tail: Tail, renderer: Renderer) -> list[
     if junction is Junction.STOP_REWRITTEN:
         return [[], [close.id]]
     if junction is Junction.CLOSE_RESTORED:
-        return [[tail.seam.sampled.id]]
+        return [[tail.seam.restored.id]]
     if junction is Junction.CLOSE_ADDED and renderer.reader.reasoning is not None:
         closing = renderer.reader.reasoning.closing_text
-        return [[close.id], renderer.tokenizer.encode(closing + close.text)]
-    return [[close.id]]
+        added = tail.seam.added
+        return [[added.id], renderer.tokenizer.encode(closing + added.text)]
+    return [[tail.seam.added.id if junction is Junction.CLOSE_ADDED else close.id]]
 
 
 def _evidence(asked: _Asked) -> str | None:
