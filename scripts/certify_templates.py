@@ -142,32 +142,46 @@ def more_page(rows: list[Row], found: IndexTemplates) -> str:
 def _totals(rows: list[Row]) -> list[str]:
     counts = Counter(outcome for row in rows for outcome, _ in row.outcomes)
     rendered = sum(counts.values()) - counts[BridgeOutcome.NOT_RENDERED]
-    why = Counter(reason for row in rows for outcome, text in row.outcomes if (reason := _reason(outcome, text)))
-    lost = why["assistant_dropped"] + why["new_message_dropped"]
+    refusals = [
+        (scenario, _reason(text))
+        for row in rows
+        for scenario, (outcome, text) in zip(SCENARIOS, row.outcomes, strict=True)
+        if outcome is BridgeOutcome.REFUSED
+    ]
+    dropped = [scenario for scenario, why in refusals if why == "new_message_dropped"]
+    of_tools = sum("tool" in scenario.name for scenario in dropped)
+    others = Counter(why for _, why in refusals if why != "new_message_dropped")
     kinds = Counter(row.calls for row in rows)
     unread = Counter({kind.value: kinds[kind] for kind in CallsWritten if kind is not CallsWritten.READ})
     right = sum(row.inverse.right for row in rows)
     tried = right + sum(row.inverse.untold + len(row.inverse.wrong) for row in rows)
-    others = _listed(why - Counter(assistant_dropped=10**6, new_message_dropped=10**6))
-    kept_right, kept_refused = counts[BridgeOutcome.RIGHT] + lost, counts[BridgeOutcome.REFUSED] - lost
+    bridged, in_full = counts[BridgeOutcome.RIGHT], rendered - len(dropped)
+    in_its_count = bridged + of_tools
     return [
         "## In short",
         "",
         f"- {len(rows)} templates × {len(SCENARIOS)} follow-ups: {rendered} that a template renders, of which "
-        f"**{counts[BridgeOutcome.RIGHT]} right, {counts[BridgeOutcome.REFUSED]} refused, "
-        f"{counts[BridgeOutcome.WRONG]} wrong**.",
-        f"- Of the refusals, {lost} are follow-ups whose messages the template leaves out of its own rendering; "
-        f"the others: {others}.",
-        "- A prototype of the same rule, over 99 templates: 533 rendered, 504 right, 29 refused, 0 wrong. Its "
-        "notes count as bridged where a template leaves tool messages out; counted so, here are "
-        f"{kept_right} right and {kept_refused} refused. The two sets of templates overlap and are not the same.",
+        f"**{bridged} right, {len(refusals)} refused, {counts[BridgeOutcome.WRONG]} wrong**.",
+        f"- Of the refusals, {len(dropped)} are follow-ups of which the template leaves a message out of its own "
+        f"rendering ({of_tools} a tool's result, {len(dropped) - of_tools} a system message), so that there is no "
+        f"text of it to compare; the others: {_listed(others)}. Of the {in_full} that a template writes in full, "
+        f"{_share(bridged, in_full)} are right.",
+        f"- A prototype of the same rule, over 99 templates: 533 rendered, 504 right ({_share(504, 533)}), 29 "
+        "refused, 0 wrong. Its notes count as bridged where a template leaves a tool's result out; here that is "
+        f"refused. Counted as there: {in_its_count} of {rendered} right ({_share(in_its_count, rendered)}); "
+        f"counted as here: {bridged} of {rendered} ({_share(bridged, rendered)}). The two sets of templates "
+        "overlap and are not the same.",
         f"- Tool calls are read for {kinds[CallsWritten.READ]} of {len(rows)} templates (the others: "
         f"{_listed(unread)}); law 6 held for {right} of {tried} messages.",
     ]
 
 
-def _reason(outcome: BridgeOutcome, text: str) -> str:
-    return text.split(":", maxsplit=1)[0] if outcome is BridgeOutcome.REFUSED else ""
+def _reason(text: str) -> str:
+    return text.split(":", maxsplit=1)[0]
+
+
+def _share(part: int, whole: int) -> str:
+    return f"{100 * part / whole:.1f} %" if whole else "–"
 
 
 def _listed(counts: Counter[str]) -> str:
@@ -199,15 +213,19 @@ def _line(cells: list[str]) -> str:
 
 
 def _reasons(rows: list[Row]) -> list[str]:
-    found: dict[str, list[str]] = {}
+    found: dict[str, list[tuple[str, str]]] = {}
     for row in rows:
         for scenario, (outcome, text) in zip(SCENARIOS, row.outcomes, strict=True):
             if outcome in (BridgeOutcome.REFUSED, BridgeOutcome.WRONG):
-                found.setdefault(" ".join(text.split())[:160], []).append(f"{row.template.name} ({scenario.name})")
+                sentence, _, texts = " ".join(text.split()).partition(": expected ")
+                place = (f"{row.template.name} ({scenario.name})", texts)
+                found.setdefault(sentence[:160], []).append(place)
     lines = ["## Refusals and their reasons", ""]
-    for text, places in sorted(found.items(), key=lambda item: -len(item[1])):
-        shown = ", ".join(places[:6]) + (f" and {len(places) - 6} more" if len(places) > 6 else "")
-        lines.append(f"- `` {text} `` — {shown}")
+    for sentence, places in sorted(found.items(), key=lambda item: -len(item[1])):
+        shown = ", ".join(place for place, _ in places[:6])
+        shown += f" and {len(places) - 6} more" if len(places) > 6 else ""
+        shortest = min((texts for _, texts in places if texts), key=len, default="")
+        lines.append(f"- `` {sentence} `` — {shown}" + (f". As in: `` expected {shortest} ``" if shortest else ""))
     return [*lines, *_unread(rows)]
 
 

@@ -8,6 +8,9 @@ from pathlib import Path
 import pytest
 
 from cli.conftest import failure_of, run_command
+from real_tokenizers import SHARED
+from rendering_folders import write_folder
+from templates.at_hand import own_renderer
 from templates.families import FAMILIES, family_renderer
 from tokentrue.cli.certify import certificate_lines, outcome, retention
 from tokentrue.rendering.certificate import Verdict
@@ -99,3 +102,63 @@ def test_what_a_template_refuses_itself_is_not_held_against_it() -> None:
     refused = [f for f in bare.certificate.findings if f.verdict is Verdict.REFUSED]
     assert [outcome(finding) for finding in refused] == ["not rendered"]
     assert "one call" in refused[0].detail
+
+
+DROPS_TOOLS = (
+    "{%- for m in messages %}{%- if m.role != 'tool' %}"
+    "{{- '<|im_start|>' + m.role + '\\n' + m.content + '<|im_end|>\\n' }}{%- endif %}{%- endfor %}"
+    "{{- '<|im_start|>assistant\\n' if add_generation_prompt else '<|endoftext|>' }}"
+)
+"""As phi-3: a tool's result is left out, and a conversation that asks for no answer ends with the end of text."""
+
+
+def _folder_of(template: str, folder: Path) -> Path:
+    write_folder(folder, template)
+    config = json.loads((folder / "tokenizer_config.json").read_text())
+    (folder / "tokenizer_config.json").write_text(json.dumps({**config, "eos_token": "<|endoftext|>"}))
+    return folder
+
+
+def test_a_refusal_is_shown_by_its_smallest_conversation_and_both_texts(tmp_path: Path) -> None:
+    done = run_command("certify", _folder_of(DROPS_TOOLS, tmp_path), "--tools")
+    assert done.returncode == 1
+    lines = done.stdout.splitlines()
+    at = next(at for at, line in enumerate(lines) if line.startswith("tool, then user"))
+    assert lines[at + 1 : at + 5] == [
+        "    new_message_dropped: the template leaves out the text of message 2 (tool)",
+        '    smallest user: What is 2 + 2? / assistant: qzName7 {"qzKey7": "value 0"} / tool: Result 0.',
+        "    expected 'Result 0.'",
+        "    template '<|im_end|>\\n<|im_start|>assistant\\n'",
+    ]
+    assert lines[-1] == "4 of 8 follow-ups that the template renders are bridged"
+
+
+def test_json_has_the_facts_of_a_refusal(tmp_path: Path) -> None:
+    done = run_command("certify", _folder_of(DROPS_TOOLS, tmp_path), "--tools", "--json")
+    assert done.returncode == 1
+    value = json.loads(done.stdout)
+    assert (value["bridged"], value["bridged_follow_ups"], value["rendered_follow_ups"]) == (False, 4, 8)
+    assert value["generation_prompt"] == "<|im_start|>assistant\n"
+    found = next(each for each in value["findings"] if each["follow_up"] == "tool")
+    assert found["outcome"] == "refused"
+    assert found["conversation"][-1] == "tool: Result 0."
+    assert (found["expected"], found["template"]) == ("Result 0.", "<|im_end|>\n<|im_start|>assistant\n")
+    assert all(not each["conversation"] for each in value["findings"] if each["outcome"] != "refused")
+
+
+def test_what_only_the_bridge_keeps_is_told(tmp_path: Path) -> None:
+    written = DROPS_TOOLS.replace("{%- if m.role != 'tool' %}", "{%- if true %}")
+    done = run_command("certify", _folder_of(written, tmp_path), "--tools")
+    assert done.returncode == 0
+    lines = done.stdout.splitlines()
+    at = next(at for at, line in enumerate(lines) if line.split()[:3] == ["tool", "yes", "rewritten"])
+    assert lines[at + 1] == "    the template leaves sampled calls out of its history; only the bridge keeps them"
+    assert lines[at + 2] == """    sampled 'qzName7 {"qzKey7": "value 0"}'"""
+    assert "qzName7" not in lines[at + 3]
+
+
+@pytest.mark.skipif(not (SHARED / "gpt-oss").is_dir(), reason=f"{SHARED}/gpt-oss is absent")
+def test_reasoning_in_a_channel_is_reasoning() -> None:
+    certificate = own_renderer("gpt-oss").certificate
+    assert certificate.reasoning_format == "channel analysis"
+    assert retention(certificate) == "kept before tool results, cut when a user message follows"

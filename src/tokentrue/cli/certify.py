@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import textwrap
 from collections.abc import Mapping
 from typing import Any
 
@@ -62,7 +63,8 @@ def certify(folder: str, **options: Any) -> None:
     junction   the same, behind what was added where sampling stopped
     rewritten  what the bridge adds is what the template writes, but a full rendering would change
                earlier ids; only the bridge keeps what was sampled
-    refused    no bridge can be proved; the reason is told
+    refused    no bridge can be proved; told are the reason, the smallest conversation that shows it, what a
+               bridge would have to find in the template's text, and what the template writes
 
     Exit code 0 when every follow-up that the template can render at all is bridged, else 1.
 
@@ -122,8 +124,9 @@ def retention(certificate: Certificate) -> str:
     """What the template does with reasoning of earlier turns."""
     if certificate.reasoning_format is None:
         return _ABSENT
+    exact = (Verdict.EXACT, Verdict.EXACT_BEHIND_JUNCTION)
     kept = {
-        kind: any(f.kind is kind and f.verdict is Verdict.EXACT for f in certificate.findings)
+        kind: any(f.kind is kind and f.verdict in exact for f in certificate.findings)
         for kind in (FollowUpKind.AFTER_REASONING, FollowUpKind.TOOL_AFTER_REASONING)
     }
     if kept[FollowUpKind.AFTER_REASONING]:
@@ -151,6 +154,8 @@ def certificate_json(renderer: Renderer, findings: list[Finding]) -> dict[str, A
         "control_markers": len(renderer.markers.markers.tokens),
         "stop_doubts": list(certificate.stop_doubts),
         "bridged": not any(is_unbridged(finding) for finding in findings),
+        "bridged_follow_ups": _bridged(findings),
+        "rendered_follow_ups": _rendered(findings),
         "findings": [
             {
                 "follow_up": finding.kind.value,
@@ -159,6 +164,9 @@ def certificate_json(renderer: Renderer, findings: list[Finding]) -> dict[str, A
                 "junction": finding.junction.value if finding.junction is not None else None,
                 "detail": finding.detail,
                 "history_free": finding.history_free,
+                "expected": finding.expected,
+                "template": finding.template,
+                "conversation": list(finding.conversation),
             }
             for finding in findings
         ],
@@ -178,15 +186,22 @@ def certificate_lines(renderer: Renderer, findings: list[Finding]) -> list[str]:
         _row("reasoning", f"{certificate.reasoning_format or _ABSENT}; in history: {retention(certificate)}"),
         _row("tools", certificate.tool_format or _UNREAD[certificate.calls]),
         _row("markers", f"{len(renderer.markers.markers.tokens)}; spelled in a message: {_spelled(renderer)}"),
-        *(_cut(f"uncertain: {doubt}") for doubt in certificate.stop_doubts),
+        *(line for doubt in certificate.stop_doubts for line in textwrap.wrap(f"uncertain: {doubt}", 2 * WIDTH)),
         "",
         f"{'follow-up':<24}{'tools':<7}{'outcome':<14}{'junction':<16}history",
     ]
     for finding in findings:
         lines += _finding_lines(finding)
-    bridged = sum(finding.verdict is not Verdict.REFUSED for finding in findings)
-    rendered = sum(not cannot_render(finding) for finding in findings)
-    return [*lines, "", f"{bridged} of {rendered} follow-ups that the template renders are bridged"]
+    told = f"{_bridged(findings)} of {_rendered(findings)} follow-ups that the template renders are bridged"
+    return [*lines, "", told]
+
+
+def _bridged(findings: list[Finding]) -> int:
+    return sum(finding.verdict is not Verdict.REFUSED for finding in findings)
+
+
+def _rendered(findings: list[Finding]) -> int:
+    return sum(not cannot_render(finding) for finding in findings)
 
 
 def _finding_lines(finding: Finding) -> list[str]:
@@ -194,10 +209,20 @@ def _finding_lines(finding: Finding) -> list[str]:
     history = "-" if finding.verdict is Verdict.REFUSED else "not needed" if finding.history_free else "needed"
     tools = "yes" if finding.with_tools else "no"
     line = f"{finding.kind.value:<24}{tools:<7}{outcome(finding):<14}{junction:<16}{history}"
-    # A rewritten history is told as both texts, one below the other.
-    sampled, _, rendered = finding.detail.partition(", full rendering ")
-    details = [sampled, f"rendered {rendered}"] if rendered else [sampled] if sampled else []
-    return [line, *(_cut("    " + " ".join(detail.split())) for detail in details)]
+    return [line, *(_cut(f"    {told}") for told in _told(finding))]
+
+
+def _told(finding: Finding) -> list[str]:
+    """What is behind a finding, one line each: the reason, the smallest case, and both texts."""
+    if not finding.expected and not finding.template:
+        return [" ".join(finding.detail.split())] if finding.detail else []
+    if finding.verdict is Verdict.REFUSED:
+        reason = finding.detail.partition(": expected ")[0]
+        case = " / ".join(" ".join(each.split()) for each in finding.conversation)
+        return [reason, f"smallest {case}", f"expected {finding.expected!r}", f"template {finding.template!r}"]
+    # A rewritten history whose detail is its two texts needs no sentence.
+    sentence = [] if finding.detail.startswith("sampled ") else [finding.detail]
+    return [*sentence, f"sampled {finding.expected!r}", f"rendered {finding.template!r}"]
 
 
 def _spelled(renderer: Renderer) -> str:
