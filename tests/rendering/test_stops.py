@@ -214,4 +214,4 @@ def test_a_caller_who_names_the_stop_ends_the_doubt(tmp_path: Path) -> None:
 def test_real_folders_without_a_generation_config(tmp_path: Path, name: str, stops: set[str]) -> None:
     renderer = load_renderer(unpack_real(name, tmp_path))
     assert {renderer.tokenizer.id_text(stop) for stop in renderer.stop_ids} == stops
-    assert len(renderer.stop_doubts) == (name == "deepseek-v3")
+    assert renderer.stop_doubts == ()  # DeepSeek-V3 leaves the stop out behind one call, and shows it behind two
