@@ -252,6 +252,23 @@ def family(name: str) -> Renderer:
             None,
         ),
         ("section", "<calls><call>function<sep>look_up\n```json\n{}\n```", CallStatus.UNCLOSED, None),
+        (
+            "typed_tags",
+            '<<ml>calls><<ml>invoke name="look_up"><<ml>parameter name="s" string="true">7</<ml>parameter>'
+            '<<ml>parameter name="x" string="false">7</<ml>parameter>'
+            '<<ml>parameter name="y" string="true">7</<ml>parameter></<ml>invoke></<ml>calls>',
+            CallStatus.OK,
+            '{"s": "7", "x": 7, "y": "7"}',
+        ),
+        ("typed_tags", '<<ml>calls><<ml>invoke name="look_up">loose</<ml>calls>', CallStatus.INVALID_JSON, None),
+        ("lines", '<calls>{"name": "look_up", "arguments": {"i": 1}}', CallStatus.OK, '{"i": 1}'),
+        ("lines", '<calls>{"name": "look_up", "arguments": {"i": 1', CallStatus.UNCLOSED, None),
+        ("lines", "<calls>look_up</calls>", CallStatus.INVALID_JSON, None),
+        ("name_as_key", '<calls>[{"look_up": {"i": 1}}]</calls>', CallStatus.OK, '{"i": 1}'),
+        ("name_as_key", '<calls>[{"look_up": {}, "send": {}}]</calls>', CallStatus.INVALID_JSON, None),
+        ("name_as_key", "<calls>[{}]</calls>", CallStatus.MISSING_NAME, None),
+        ("id_first", '<calls><call>x1<name>look_up<args>{"i": 1}</call>', CallStatus.OK, '{"i": 1}'),
+        ("id_first", "<calls><call>x1<name><args>{}</call>", CallStatus.MISSING_NAME, None),
         ("name_args", '[TOOL_CALLS]look_up[ARGS]{"i": 1}', CallStatus.OK, '{"i": 1}'),
         ("name_args", "[TOOL_CALLS][ARGS]{}[e]", CallStatus.MISSING_NAME, None),
         ("json_list", '[TOOL_CALLS][{"name": "look_up", "arguments": {"i": 1', CallStatus.UNCLOSED, None),
@@ -289,3 +306,10 @@ def test_each_kind_of_attempt_has_its_status(
     renderer = family(name)
     (call,) = read(renderer, renderer.tokenizer.encode(text)).tool_calls
     assert (call.status, call.arguments) == (status, arguments)
+
+
+def test_what_stands_behind_whole_lines_of_calls_is_an_attempt_of_its_own() -> None:
+    renderer = family("lines")
+    text = '<calls>\n{"name": "look_up", "arguments": {}}\n{"name": "send", "argu\n</calls>'
+    calls = read(renderer, renderer.tokenizer.encode(text)).tool_calls
+    assert [call.status for call in calls] == [CallStatus.OK, CallStatus.INVALID_JSON]

@@ -190,6 +190,37 @@ CHANNELS = (
 {%- if add_generation_prompt %}{{- '<start>assistant' }}{%- endif %}"""
 )
 
+DSML = (
+    _SAY
+    + "{%- if m.tool_calls %}{{- '\\n\\n<<ml>calls>\\n' }}"
+    + _CALLS
+    + """{{- '<<ml>invoke name="' + f.name + '">\\n' }}"""
+    + _ARGS
+    + """{{- '<<ml>parameter name="' + k + '" string="' + ('true' if v is string else 'false') + '">' + """
+    + _V
+    + """ + '</<ml>parameter>\\n' }}{%- endfor %}{{- '</<ml>invoke>\\n' }}{%- endfor %}
+    {{- '</<ml>calls>' }}{%- endif %}"""
+)
+LINES = (
+    "{%- if m.tool_calls %}{{- '<calls>\\n' }}"
+    + _CALLS
+    + """{{- '{"name": "' + f.name + '", "arguments": ' + (f.arguments | tojson) + '}\\n' }}{%- endfor %}
+    {{- '</calls>' }}{%- else %}{{- m.content }}{%- endif %}"""
+)
+NAME_AS_KEY = (
+    _SAY
+    + "{%- if m.tool_calls %}{{- '<calls>[' }}"
+    + _CALLS
+    + """{{- '{"' + f.name + '": ' + (f.arguments | tojson) + '}' }}
+    {%- if not loop.last %}{{- ', ' }}{%- endif %}{%- endfor %}{{- ']</calls>' }}{%- endif %}"""
+)
+ID_FIRST = (
+    "{%- if m.tool_calls %}{{- '<calls>' }}"
+    + _CALLS
+    + """{{- '<call>' + call.id + '<name>' + f.name + '<args>' + (f.arguments | tojson) + '</call>' }}
+    {%- endfor %}{%- else %}{{- '<say>' + m.content + '<end>' }}{%- endif %}"""
+)
+
 _THINKS = ("<think>", "</think>")
 
 
@@ -238,6 +269,30 @@ FAMILIES = (
         framed_by(TIGHT_KEY_VALUE),
         (*_TAGS, *_ARG, "<sep>"),
         "key/value tags in <tool_call>…</tool_call>",
+    ),
+    Family("typed_tags", framed_by(DSML), ("<ml>",), "typed xml parameters in <<ml>calls>…</<ml>calls>"),
+    Family(
+        "lines",
+        framed_by(LINES),
+        ("<calls>", "</calls>"),
+        "json lines in <calls>…</calls>",
+        text_beside_calls=False,
+        reasoning=False,
+    ),
+    Family(
+        "name_as_key",
+        framed_by(NAME_AS_KEY),
+        ("<calls>", "</calls>"),
+        "json list of {name: arguments} in <calls>…</calls>",
+    ),
+    Family(
+        "id_first",
+        framed_by(ID_FIRST),
+        ("<calls>", "<call>", "</call>", "<name>", "<args>", "<say>", "<end>"),
+        "name + json in <call>…</call>",
+        text_beside_calls=False,
+        writes_ids=True,
+        reasoning=False,
     ),
     Family("section", framed_by(SECTION), _SECTION, "name + json in <call>…</call>"),
     Family("ids", framed_by(IDS), _SECTION, "call id + json in <call>…</call>", writes_ids=True),

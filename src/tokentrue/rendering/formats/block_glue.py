@@ -60,9 +60,9 @@ def take_apart(around: Surroundings) -> BlockGlue | None:
     gaps = []
     opens_once = False
     if around.between is not None:
-        open_text = _aligned(_common_suffix(around.before, around.between), around.before)
+        open_text = _aligned(common_suffix(around.before, around.between), around.before)
         rest = around.between[: len(around.between) - len(open_text)]
-        close_text = _common_prefix(rest, around.after).rstrip()
+        close_text = common_prefix(rest, around.after).rstrip()
         gaps = [rest[len(close_text) :], around.after_two[len(close_text) :]]
         if not open_text and close_text.strip() and not "".join(gaps).strip():
             open_text, opens_once = around.before, True
@@ -92,8 +92,8 @@ def take_apart(around: Surroundings) -> BlockGlue | None:
 
 def _section(lead: str, open_text: str, close_text: str, trail: str, around: Surroundings) -> BlockGlue | None:
     """Calls that are opened by text inside a section that is opened by a marker: the section is the block."""
-    space, opener, inner = _split_at_mark(lead)
-    tail_inner, closer, behind = _split_at_mark(trail)
+    space, opener, inner = _split_at_tag(lead)
+    tail_inner, closer, behind = _split_at_tag(trail)
     before = _before_first(around, (opener,))
     if (space + behind).strip() or before is None:
         return None
@@ -116,9 +116,14 @@ def _pieces(text: str, sections: Iterable[str]) -> list[str]:
     return re.split(f"[{re.escape(marks)}]", text) if marks else [text]
 
 
-def _split_at_mark(text: str) -> tuple[str, str, str]:
-    at = next(position for position, char in enumerate(text) if is_mark(char))
-    return text[:at], text[at], text[at + 1 :]
+_TAG = re.compile(r"</?[\ud800-\udfff][^<>\s\ud800-\udfff]*>|[\ud800-\udfff]")
+"""A marker, or a tag that begins with one: `<｜DSML｜tool_calls>` (DeepSeek V4)."""
+
+
+def _split_at_tag(text: str) -> tuple[str, str, str]:
+    found = _TAG.search(text)
+    at, end = found.span() if found is not None else (0, 0)
+    return text[:at], text[at:end], text[end:]
 
 
 def _first_word(text: str) -> tuple[str, str]:
@@ -150,12 +155,14 @@ def _aligned(shared: str, whole: str) -> str:
     return shared[match.start() :] if match is not None else shared.lstrip()
 
 
-def _common_prefix(left: str, right: str) -> str:
+def common_prefix(left: str, right: str) -> str:
+    """The longest text that both begin with."""
     length = 0
     while length < min(len(left), len(right)) and left[length] == right[length]:
         length += 1
     return left[:length]
 
 
-def _common_suffix(left: str, right: str) -> str:
-    return _common_prefix(left[::-1], right[::-1])[::-1]
+def common_suffix(left: str, right: str) -> str:
+    """The longest text that both end with."""
+    return common_prefix(left[::-1], right[::-1])[::-1]

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from tokentrue.rendering.formats.held_text import held_length
-from tokentrue.rendering.formats.marks import Marks, is_mark
+from tokentrue.rendering.formats.marks import Marks, has_mark
 from tokentrue.rendering.formats.parsed import CallStatus, ParsedToolCall, ReadPiece, Schemas, Spoken, SpokenKind
 from tokentrue.rendering.formats.tool_format import CallBody
 
@@ -26,8 +26,8 @@ class Blocks:
     """One template's blocks, as marked text.
 
     Args:
-        opener: Opens a block. Ordinary text where the tokenizer has no token for it: then text which spells
-            it is a call as well, because nothing in the ids tells the two apart.
+        opener: Opens a block: a marker, or a tag with one in it. Ordinary text where the tokenizer has no token
+            for it: then text which spells it is a call as well, because nothing in the ids tells the two apart.
         closer: Closes a block; None where only the next opener, or the end, does.
         before_first: White space between text and the first block.
         lead: White space before the first block where there is no text.
@@ -51,7 +51,7 @@ class Blocks:
     def name(self) -> str:
         spelled = self.marks.plain(self.opener).strip()
         end = self.marks.plain(self.closer).strip() if self.closer is not None else ""
-        kind = "" if is_mark(self.opener) else " (plain text)"
+        kind = "" if has_mark(self.opener) else " (plain text)"
         return f"{self.body.name} in {spelled}…{end}{kind}"
 
     def start(self, schemas: Schemas) -> _BlockReader:
@@ -70,7 +70,7 @@ class _BlockReader:
         self._released = not form.lead
         self._outer = (form.opener, *sorted(form.sections))
         # A text opener inside a block is text of an argument; a marker there means that the block was left.
-        reopens = form.closer is None or is_mark(form.opener)
+        reopens = form.closer is None or has_mark(form.opener)
         inner = [t for t in (form.closer, form.opener if reopens else None) if t is not None]
         self._split = max(map(len, inner)) - 1
         self._find_outer, self._find_inner = _any_of(self._outer), _any_of(inner)

@@ -1,4 +1,4 @@
-"""Calls whose arguments are JSON: one object, a list of objects, or a name with JSON behind it."""
+"""Calls whose arguments are JSON: one object, several in a list or in lines, or a name with JSON behind it."""
 
 from __future__ import annotations
 
@@ -7,9 +7,10 @@ import re
 from dataclasses import dataclass
 
 from tokentrue.rendering.formats.marks import Marks
-from tokentrue.rendering.formats.parsed import CallKeys, CallStatus, ParsedToolCall, Schemas, is_json
+from tokentrue.rendering.formats.parsed import CallKeys, CallStatus, NameAsKey, ParsedToolCall, Schemas, is_json
 
 _DECODER = json.JSONDecoder()
+_BETWEEN = re.compile(r"[\s,]*")
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,11 +33,11 @@ class JsonObject:
 class JsonList:
     """`[{"name": …, "arguments": …}, …]` up to the end of the completion (Mistral)."""
 
-    keys: CallKeys
+    keys: CallKeys | NameAsKey
 
     @property
     def name(self) -> str:
-        return "json list"
+        return "json list" if isinstance(self.keys, CallKeys) else "json list of {name: arguments}"
 
     def read(self, body: str, marks: Marks, schemas: Schemas, *, closed: bool) -> tuple[ParsedToolCall, ...]:
         """Every whole object is a call; what is behind the last one, unless it closes the list, is one more."""
@@ -44,24 +45,46 @@ class JsonList:
         position = len(raw) - len(raw.lstrip())
         if not raw.startswith("[", position):
             return (ParsedToolCall(raw, CallStatus.INVALID_JSON if closed else CallStatus.UNCLOSED),)
-        position += 1
-        calls: list[ParsedToolCall] = []
-        while True:
-            match = re.compile(r"[\s,]*").match(raw, position)
-            position = match.end() if match is not None else position
-            try:
-                _, end = _DECODER.raw_decode(raw, position)
-            except (ValueError, RecursionError):
-                break
-            calls.append(self.keys.read(raw[position:end]))
-            position = end
+        calls, position = _objects(raw, position + 1, self.keys)
         rest = raw[position:].strip()
-        if rest == "]" or (not rest and closed and calls):
-            return tuple(calls)
-        if not rest and calls:
-            return tuple(calls)
+        if rest == "]" or (not rest and calls):
+            return calls
         status = CallStatus.UNCLOSED if not closed or not rest else CallStatus.INVALID_JSON
         return (*calls, ParsedToolCall(raw[position:], status))
+
+
+@dataclass(frozen=True, slots=True)
+class JsonLines:
+    """One object after the other in one block, without brackets and commas (MiniMax-M1)."""
+
+    keys: CallKeys
+
+    @property
+    def name(self) -> str:
+        return "json lines"
+
+    def read(self, body: str, marks: Marks, schemas: Schemas, *, closed: bool) -> tuple[ParsedToolCall, ...]:
+        """Every whole object is a call; what is behind the last one is one more."""
+        raw = marks.plain(body)
+        calls, position = _objects(raw, 0, self.keys)
+        if calls and not raw[position:].strip():
+            return calls
+        status = CallStatus.INVALID_JSON if closed else CallStatus.UNCLOSED
+        return (*calls, ParsedToolCall(raw[position:], status))
+
+
+def _objects(raw: str, position: int, keys: CallKeys | NameAsKey) -> tuple[tuple[ParsedToolCall, ...], int]:
+    """The whole objects from `position` on, and where the last of them ends."""
+    calls: list[ParsedToolCall] = []
+    while True:
+        match = _BETWEEN.match(raw, position)
+        start = match.end() if match is not None else position
+        try:
+            _, end = _DECODER.raw_decode(raw, start)
+        except (ValueError, RecursionError):
+            return tuple(calls), start
+        calls.append(keys.read(raw[start:end]))
+        position = end
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +93,8 @@ class NamedJson:
 
     Args:
         prefix, separator, suffix: The template's own text, as marked text.
-        id_separator: What stands between the name and the call id, where the id is written behind the name.
+        id_separator: What stands between the name and the call id, where the id is written.
+        id_is_first: The id is written before the name (Solar), not behind it.
         id_is_name: The header is the call id, `functions.<name>:<index>` (Kimi).
         self_closing: The grammar has no closing marker: whole JSON closes the call.
     """
@@ -79,6 +103,7 @@ class NamedJson:
     separator: str
     suffix: str
     id_separator: str = ""
+    id_is_first: bool = False
     id_is_name: bool = False
     self_closing: bool = False
 
@@ -115,6 +140,8 @@ class NamedJson:
     def _name(self, header: str, marks: Marks) -> tuple[str | None, str | None]:
         if self.id_separator:
             name, _, call_id = header.partition(self.id_separator)
+            if self.id_is_first:
+                name, call_id = call_id, name
             return marks.plain(name).strip() or None, marks.plain(call_id).strip() or None
         plain = marks.plain(header).strip()
         if not self.id_is_name:

@@ -3,6 +3,7 @@
     <function=NAME> <parameter=KEY> VALUE </parameter> … </function>          (Qwen3-Coder, Nemotron)
     <invoke name="NAME"> <parameter name="KEY"> VALUE </parameter> … </invoke>  (MiniMax)
     NAME <arg_key>KEY</arg_key> <arg_value>VALUE</arg_value> …                  (GLM)
+    <parameter name="KEY" string="true"> VALUE </parameter>                      (DeepSeek V3.2: typed tags)
 
 The tags are the template's own; none of them is written here. White space between tags is free, because
 models respace it; around a value exactly what the template writes is taken off.
@@ -11,11 +12,31 @@ models respace it; around a value exactly what the template writes is taken off.
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from tokentrue.rendering.formats.marks import Marks
 from tokentrue.rendering.formats.parsed import CallStatus, ParsedToolCall, Schemas, json_text
 from tokentrue.rendering.formats.typed_values import property_schema, typed_value
+
+
+@dataclass(frozen=True, slots=True)
+class TypeWord:
+    """A word in a key's tag that tells whether its value is text: `before WORD after`.
+
+    Args:
+        text_word: The word for text; every other one stands for JSON.
+    """
+
+    before: str
+    after: str
+    text_word: str
+
+    @property
+    def pattern(self) -> str:
+        """A pattern for the tag's end, with the word in the group `kind`."""
+        return rf"{_loose(self.before)}(?P<kind>\w+){_loose(self.after)}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +49,7 @@ class ParameterTags:
         key_open, key_close: Around a key; `key_close` includes what opens the value.
         value_lead, value_trail: The white space that the template writes around a value.
         value_close: Ends a value.
+        type_word: Told by the tag itself instead of the tool's schema; then `key_close` is not looked at.
     """
 
     call_open: str
@@ -38,10 +60,12 @@ class ParameterTags:
     value_lead: str
     value_trail: str
     value_close: str
+    type_word: TypeWord | None = None
 
     @property
     def name(self) -> str:
-        return "xml parameters" if self.call_open else "key/value tags"
+        kind = "typed " if self.type_word is not None else ""
+        return kind + ("xml parameters" if self.call_open else "key/value tags")
 
     def read(self, body: str, marks: Marks, schemas: Schemas, *, closed: bool) -> tuple[ParsedToolCall, ...]:
         """Every call in a block; one that was cut off is `UNCLOSED`."""
@@ -80,11 +104,16 @@ class ParameterTags:
         if pairs is None:
             return ParsedToolCall(raw, CallStatus.INVALID_JSON, name)
         schema = schemas.get(name)
-        values = {
-            marks.plain(key): typed_value(marks.plain(value), property_schema(schema, marks.plain(key)))
-            for key, value in pairs
-        }
+        values = {}
+        for key, kind, value in pairs:
+            plain_key, text = marks.plain(key), marks.plain(value)
+            values[plain_key] = self._value(text, kind, property_schema(schema, plain_key))
         return ParsedToolCall(raw, CallStatus.OK, name, json_text(values))
+
+    def _value(self, text: str, kind: str | None, schema: Mapping[str, Any] | None) -> Any:
+        if self.type_word is None:
+            return typed_value(text, schema)
+        return text if kind == self.type_word.text_word else typed_value(text, None)
 
     def _split_name(self, inner: str) -> tuple[str, str]:
         enders = [text for text in (self.name_close, self.key_open, self.call_close) if text]
@@ -94,23 +123,24 @@ class ParameterTags:
         consumed = match.end() if self.name_close and match.group().startswith(self.name_close) else match.start()
         return inner[: match.start()], inner[consumed:]
 
-    def _pairs(self, rest: str) -> list[tuple[str, str]] | None:
-        """Keys and values in order; None when something else stands between them."""
+    def _pairs(self, rest: str) -> list[tuple[str, str | None, str]] | None:
+        """Keys, their type words and values in order; None when something else stands between them."""
+        key_close = self.type_word.pattern if self.type_word is not None else _loose(self.key_close)
         last = rf"{_loose(self.call_close)}\s*\Z|\Z" if self.call_close else r"\Z"
         pair = re.compile(
-            rf"\s*{_loose(self.key_open)}(?P<key>.*?){_loose(self.key_close)}"
+            rf"\s*{_loose(self.key_open)}(?P<key>.*?){key_close}"
             rf"(?:{re.escape(self.value_lead)})?(?P<value>.*?)(?:{re.escape(self.value_trail)})?"
             rf"{_loose(self.value_close)}(?=\s*(?:{_loose(self.key_open)}|{last}))",
             re.DOTALL,
         )
         end = re.compile(rf"\s*(?:{last})")
-        pairs: list[tuple[str, str]] = []
+        pairs: list[tuple[str, str | None, str]] = []
         position = 0
         while not end.match(rest, position):
             match = pair.match(rest, position)
             if match is None:
                 return None
-            pairs.append((match["key"].strip(), match["value"]))
+            pairs.append((match["key"].strip(), match.groupdict().get("kind"), match["value"]))
             position = match.end()
         return pairs
 

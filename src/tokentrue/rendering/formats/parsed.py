@@ -131,6 +131,24 @@ class CallKeys:
         return ParsedToolCall(raw, CallStatus.OK, name, arguments, call_id or None)
 
 
+@dataclass(frozen=True, slots=True)
+class NameAsKey:
+    """A call that is written as a JSON object with one key, its name: `{"NAME": {…}}` (Apertus)."""
+
+    def read(self, raw: str) -> ParsedToolCall:
+        """Read one object; the arguments keep the model's own spelling."""
+        try:
+            fields = _RAW_OBJECT.decode(raw.strip().encode("utf-8", "surrogatepass"))
+        except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
+            return ParsedToolCall(raw, CallStatus.INVALID_JSON)
+        if len(fields) != 1:
+            return ParsedToolCall(raw, CallStatus.INVALID_JSON if fields else CallStatus.MISSING_NAME)
+        ((name, arguments),) = fields.items()
+        if not name:
+            return ParsedToolCall(raw, CallStatus.MISSING_NAME)
+        return ParsedToolCall(raw, CallStatus.OK, name, bytes(arguments).decode("utf-8"))
+
+
 def _text_field(fields: Mapping[str, msgspec.Raw], key: str) -> str | None:
     try:
         return _TEXT.decode(bytes(fields[key]))

@@ -13,16 +13,23 @@ from dataclasses import replace
 from enum import Enum
 
 from tokentrue.rendering.formats.bare_json import BareJson
-from tokentrue.rendering.formats.block_glue import BlockGlue, Surroundings, take_apart
+from tokentrue.rendering.formats.block_glue import (
+    BlockGlue,
+    Surroundings,
+    common_prefix,
+    common_suffix,
+    take_apart,
+)
 from tokentrue.rendering.formats.blocks import Blocks
 from tokentrue.rendering.formats.gemma import QuotedFields
 from tokentrue.rendering.formats.harmony import Channels
-from tokentrue.rendering.formats.json_calls import JsonList, JsonObject, NamedJson
+from tokentrue.rendering.formats.json_calls import JsonLines, JsonList, JsonObject, NamedJson
 from tokentrue.rendering.formats.marks import is_mark
-from tokentrue.rendering.formats.parameters import ParameterTags
+from tokentrue.rendering.formats.parameters import ParameterTags, TypeWord
 from tokentrue.rendering.formats.parsed import (
     CallKeys,
     CallStatus,
+    NameAsKey,
     ParsedToolCall,
     ReadPiece,
     Spoken,
@@ -170,7 +177,7 @@ def _object_pattern(name: str, value: str) -> re.Pattern[str]:
     return re.compile(rf"\{{{flat}{name}{flat}{inner}{flat}\}}|\{{{flat}{inner}{flat}{name}{flat}\}}")
 
 
-def _call_keys(text: str) -> CallKeys | None:
+def _call_keys(text: str) -> CallKeys | NameAsKey | None:
     try:
         fields = json.loads(text)
     except ValueError:
@@ -178,6 +185,8 @@ def _call_keys(text: str) -> CallKeys | None:
     names = [key for key, value in fields.items() if value == NAME]
     values = [key for key, value in fields.items() if value == {KEY: VALUE}]
     ids = [key for key, value in fields.items() if isinstance(value, str) and value.startswith("qzCall")]
+    if fields == {NAME: {KEY: VALUE}}:
+        return NameAsKey()
     if len(names) != 1 or len(values) != 1:
         return None
     return CallKeys(names[0], values[0], ids[0] if ids else None)
@@ -193,6 +202,10 @@ def _json_calls(probes: Probes) -> ToolFormat | None:
         return None
     if around.before.rstrip().endswith("[") and around.after.lstrip().startswith("]"):
         return _list_blocks(probes, around, JsonList(keys))
+    if isinstance(keys, NameAsKey):
+        return None
+    if around.before.strip() and around.between is not None and not around.between.strip():
+        return _list_blocks(probes, around, JsonLines(keys))
     if not around.before.strip():
         return BareJson(keys, probes.marks) if around.between is None else None
     glue = take_apart(around)
@@ -239,16 +252,21 @@ def _named_json(probes: Probes) -> ToolFormat | None:
     id_is_name = probes.ids_carry_names or numbered is not None
     header, other = numbered or ((ids[0], ids[1]) if probes.ids_carry_names else (NAME, OTHER_NAME))
 
-    def core(head: str, value: str) -> re.Pattern[str]:
-        return re.compile(rf"{re.escape(head)}(?P<separator>[^{{}}]*?)\{{[^{{}}]*{value}[^{{}}]*\}}", re.DOTALL)
+    def core(head: str, call_id: str, value: str) -> re.Pattern[str]:
+        # An id before the name differs from call to call, so it is part of the core.
+        before = "" if id_is_name else rf"(?:{call_id}(?P<between>[^{{}}\w]+?))?"
+        json_object = rf"\{{[^{{}}]*{value}[^{{}}]*\}}"
+        return re.compile(rf"{before}{re.escape(head)}(?P<separator>[^{{}}]*?){json_object}", re.DOTALL)
 
-    around = _around(probes, core(header, VALUE), core(other, OTHER_VALUE))
+    first = core(header, ids[0], VALUE)
+    around = _around(probes, first, core(other, ids[1], OTHER_VALUE))
     one = probes.said(probes.message(None, {KEY: VALUE}))
-    found = core(header, VALUE).search(one) if one is not None else None
+    found = first.search(one) if one is not None else None
     glue = take_apart(around) if around is not None else None
     if glue is None or found is None or not found["separator"]:
         return None
-    separator, id_separator = found["separator"], ""
+    id_separator = (found.groupdict().get("between") or "") if not id_is_name else ""
+    separator, id_is_first = found["separator"], bool(id_separator)
     if not id_is_name and ids[0] in separator:
         id_separator, _, separator = separator.partition(ids[0])
     body = NamedJson(
@@ -256,6 +274,7 @@ def _named_json(probes: Probes) -> ToolFormat | None:
         separator,
         glue.close_rest,
         id_separator,
+        id_is_first=id_is_first,
         id_is_name=id_is_name,
         self_closing=glue.closer is None,
     )
@@ -294,7 +313,7 @@ def _parameter_tags(probes: Probes) -> ToolFormat | None:
     if glue is None or found is None:
         return None
     to_key, to_value, to_next, _ = found.groups()
-    tag = re.search(r"[<\ud800-\udfff][^<\ud800-\udfff]*\Z", to_next)
+    tag = re.search(r"(?:<[\ud800-\udfff]?|[\ud800-\udfff])[^<\ud800-\udfff]*\Z", to_next)
     if tag is None or not to_key.endswith(tag.group()):
         return None
     key_open = tag.group()
@@ -317,8 +336,21 @@ def _with_tags(probes: Probes, glue: BlockGlue, tags: tuple[str, str, str, str])
         value_lead=key_close[len(key_close.rstrip()) :],
         value_trail=trail,
         value_close=value_close,
+        type_word=_type_word(probes, key_open, key_close),
     )
     return glue.blocks(probes.marks, body)
+
+
+def _type_word(probes: Probes, key_open: str, key_close: str) -> TypeWord | None:
+    """The word in which the tags of a text and of a number differ; None when they are the same."""
+    said = probes.said(probes.message(None, {KEY: VALUE, "n": 7}))
+    found = re.search(rf"{re.escape(key_open)}n(.*?)7", said, re.DOTALL) if said is not None else None
+    if found is None or found[1] == key_close:
+        return None
+    prefix = re.sub(r"\w+\Z", "", common_prefix(key_close, found[1]))
+    suffix = re.sub(r"\A\w+", "", common_suffix(key_close, found[1]))
+    word = key_close[len(prefix) : len(key_close) - len(suffix)]
+    return TypeWord(prefix, suffix, word) if re.fullmatch(r"\w+", word) else None
 
 
 def _recipients(probes: Probes) -> ToolFormat | None:
