@@ -13,10 +13,10 @@ chat route. What each can show (law 4), measured on frontend 1.6.1 with its vLLM
   --enable-rl.
 
 So the token route is taken where it is served, and the chat route for what goes wrong on the other: stop
-strings (which of them ended it is not told; but with `ignore_eos` the chat route drops them), parameters that
-it has no place for, such as a caller's `nvext`, and a model whose worker does not take ids (a 404 "Model not
-found", on that route alone). Neither takes `logit_bias`: the token route answers 400, and the chat route takes
-it and does nothing, so its codec refuses it.
+strings (which of them ended it is not told; but with `ignore_eos` the chat route drops them), streams (501),
+parameters that it has no place for, such as a caller's `nvext`, and a model whose worker does not take ids (a
+404 "Model not found", on that route alone). Neither takes `logit_bias`: the token route answers 400, and the chat
+route takes it and does nothing, so its codec refuses it.
 
 The question is an empty object: 400 where the route is served, 404 where not. Nothing can be sampled by it.
 """
@@ -24,13 +24,14 @@ The question is an empty object: 400 where the route is served, 404 where not. N
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+import contextlib
+from collections.abc import AsyncGenerator, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Self, TypeVar
 
 from tokentrue.engines.http import HttpEngine
 from tokentrue.errors import EngineError, RouteMissingError, UnknownModelError, UnsupportedParameterError
-from tokentrue.generation import EngineInfo, GenerateRequest, Generation
+from tokentrue.generation import Delta, EngineInfo, GenerateRequest, Generation
 from tokentrue.transports.parameters import OnUnsupported
 from tokentrue.transports.tokenize import read_probe, write_probe
 from tokentrue.transports.transport import HttpCall, HttpReply
@@ -75,6 +76,21 @@ class DynamoEngine:
             self._takes_no_ids.add(request.model)
             return generation
         return await self.frontend.generate(request)
+
+    async def stream(self, request: GenerateRequest) -> AsyncGenerator[Delta | Generation, None]:
+        """Sample one completion as a stream, by the chat route: the token route answers 501 to that.
+
+        Raises:
+            UnsupportedParameterError: Stop strings with `ignore_eos`: they would be dropped. Else as `generate`.
+            TokentrueError: As `HttpEngine.stream`.
+        """
+        if request.sampling.stop and request.sampling.ignore_eos:
+            raise UnsupportedParameterError(
+                "stop", "Dynamo's stream", "with ignore_eos it takes stop strings and drops them; use `generate`"
+            )
+        async with contextlib.aclosing(self.frontend.stream(request)) as parts:
+            async for part in parts:
+                yield part
 
     async def exchange(
         self, call: HttpCall, read: Callable[[HttpReply], T], headers: Mapping[str, str] | None = None

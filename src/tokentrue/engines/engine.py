@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, Callable, Mapping
 from typing import Protocol, TypeVar, runtime_checkable
 
+from tokentrue.errors import UnsupportedParameterError
 from tokentrue.generation import Delta, EngineInfo, GenerateRequest, Generation
 from tokentrue.transports.transport import HttpCall, HttpReply
 
@@ -54,6 +55,19 @@ class StreamingEngine(Engine, Protocol):
             TokentrueError: As `generate`. A stream that breaks off is an error whose `partial` holds what came.
         """
         ...
+
+
+def stream_of(engine: Engine, request: GenerateRequest) -> AsyncGenerator[Delta | Generation, None]:
+    """`engine.stream(request)`; leave it early only by closing it.
+
+    Raises:
+        UnsupportedParameterError: This engine has no stream.
+    """
+    if not isinstance(engine, StreamingEngine):
+        raise UnsupportedParameterError(
+            "stream", type(engine).__name__, "it has no method `stream`; use `generate`"
+        )
+    return engine.stream(request)
 
 
 class Server(Protocol):

@@ -19,12 +19,13 @@ import asyncio
 import contextlib
 import hashlib
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import Enum
 from typing import TypeVar
 
-from tokentrue.engines.engine import EngineServer
+from tokentrue.engines.common_info import common_info
+from tokentrue.engines.engine import EngineServer, stream_of
 from tokentrue.engines.gate import Gate, GateLimits
 from tokentrue.errors import (
     ConfigError,
@@ -37,7 +38,7 @@ from tokentrue.errors import (
     TokentrueError,
     TransportError,
 )
-from tokentrue.generation import EngineInfo, GenerateRequest, Generation, LogprobsMode
+from tokentrue.generation import Delta, EngineInfo, GenerateRequest, Generation
 from tokentrue.transports.transport import HttpCall, HttpReply
 
 T = TypeVar("T")
@@ -129,6 +130,9 @@ class _Endpoint:
     last_error: str = ""
     idle: asyncio.Event = field(default_factory=asyncio.Event)
 
+    def with_rank(self, request: GenerateRequest) -> GenerateRequest:
+        return replace(request, headers={**request.headers, **self.headers}) if self.headers else request
+
     @property
     def health(self) -> Health:
         if self.draining:
@@ -213,11 +217,35 @@ class Fleet:
             CallerError, EngineError, TransportError: As `Engine.generate`.
         """
 
-        def ask(endpoint: _Endpoint) -> Awaitable[Generation]:
-            headers = {**request.headers, **endpoint.headers}
-            return endpoint.engine.generate(replace(request, headers=headers) if endpoint.headers else request)
+        return await self._offered(
+            _session_of(request.headers), lambda endpoint: endpoint.engine.generate(endpoint.with_rank(request))
+        )
 
-        return await self._offered(_session_of(request.headers), ask)
+    async def stream(self, request: GenerateRequest) -> AsyncGenerator[Delta | Generation, None]:
+        """Sample one completion as a stream, which stays at its endpoint once something came; see `generate`.
+
+        Raises:
+            UnsupportedParameterError: The endpoint's engine has no stream.
+            TokentrueError: As `generate`.
+        """
+        session, started = _session_of(request.headers), self._clock()
+        refused: set[str] = set()
+        for left in range(self._policy.attempts - 1, -1, -1):
+            endpoint = await self._entered(session, refused, started)
+            has_begun = False
+            try:
+                async with (
+                    self._used(endpoint),
+                    contextlib.aclosing(stream_of(endpoint.engine, endpoint.with_rank(request))) as parts,
+                ):
+                    async for part in parts:
+                        has_begun = True
+                        yield part
+                return
+            except (ConnectionFailedError, EngineBusyError) as exc:
+                if has_begun or not left:
+                    raise
+                refused = await self._turned_away(endpoint, refused, exc)
 
     async def exchange(
         self, call: HttpCall, read: Callable[[HttpReply], T], headers: Mapping[str, str] | None = None
@@ -249,7 +277,7 @@ class Fleet:
                 self._failed(endpoint, answer)
         if not infos:
             raise next(each for each in told if isinstance(each, BaseException))
-        return _common(infos)
+        return common_info(infos)
 
     async def drain(self, name: str) -> None:
         """Give an endpoint nothing new, and return when it works on nothing any more. Its sessions move.
@@ -303,22 +331,29 @@ class Fleet:
         for left in range(self._policy.attempts - 1, -1, -1):
             endpoint = await self._entered(session, refused, started)
             try:
-                return await self._asked(endpoint, ask)
+                async with self._used(endpoint):
+                    return await ask(endpoint)
             except (ConnectionFailedError, EngineBusyError) as exc:
                 if not left:
                     raise
-                refused.add(endpoint.name)
-                if refused >= {each.name for each in self._usable()}:
-                    # Everybody has said no; the one who said so last may have said when to come back.
-                    await asyncio.sleep(self._pause_s(exc))
-                    refused = set()
+                refused = await self._turned_away(endpoint, refused, exc)
         raise AssertionError("unreachable: the last attempt returns or raises")
 
-    async def _asked(self, endpoint: _Endpoint, ask: Callable[[_Endpoint], Awaitable[T]]) -> T:
+    async def _turned_away(self, endpoint: _Endpoint, refused: set[str], exc: TokentrueError) -> set[str]:
+        """Who is not asked next; everybody may be again, after a pause, once all have said no."""
+        refused = refused | {endpoint.name}
+        if not refused >= {each.name for each in self._usable()}:
+            return refused
+        # The one who said so last may have said when to come back.
+        await asyncio.sleep(self._pause_s(exc))
+        return set()
+
+    @contextlib.asynccontextmanager
+    async def _used(self, endpoint: _Endpoint) -> AsyncIterator[None]:
         """One request at an endpoint whose place is held; gives the place back."""
         endpoint.sent += 1
         try:
-            answer = await ask(endpoint)
+            yield
         except TokentrueError as exc:
             if isinstance(exc, (EngineBusyError, EngineTimeoutError)):
                 endpoint.gate.overloaded()
@@ -330,7 +365,6 @@ class Fleet:
         else:
             endpoint.row = endpoint.ejections = 0
             endpoint.gate.good()
-            return answer
         finally:
             endpoint.gate.leave()
             if not endpoint.gate.in_flight:
@@ -456,19 +490,3 @@ def _ranked(usable: list[_Endpoint], session: str) -> list[_Endpoint]:
 def _weight(name: str, session: str) -> bytes:
     """Rendezvous hashing: the endpoint whose name, hashed with the session's, weighs most has the session."""
     return hashlib.blake2b(session.encode(), key=hashlib.blake2b(name.encode(), digest_size=16).digest()).digest()
-
-
-def _common(infos: Mapping[str, EngineInfo]) -> EngineInfo:
-    every = list(infos.values())
-    modes = {info.logprobs_mode for info in every}
-    if len(modes - {LogprobsMode.UNKNOWN}) > 1:
-        told = ", ".join(f"{name}: {info.logprobs_mode.value}" for name, info in infos.items())
-        raise ConfigError(f"log-probabilities of these endpoints mean different things: {told}")
-    limits = [info.context_limit for info in every if info.context_limit is not None]
-    return EngineInfo(
-        name="+".join(dict.fromkeys(info.name for info in every)),
-        version=", ".join(dict.fromkeys(info.version for info in every if info.version)),
-        models=tuple(model for model in every[0].models if all(model in info.models for info in every)),
-        context_limit=min(limits, default=None),
-        logprobs_mode=every[0].logprobs_mode if len(modes) == 1 else LogprobsMode.UNKNOWN,
-    )

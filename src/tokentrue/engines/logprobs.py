@@ -23,17 +23,19 @@ the id of `first` so often, and in so many places, that ties cannot be why.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import math
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
-from tokentrue.engines.engine import Engine, EngineServer
+from tokentrue.engines.engine import Engine, EngineServer, stream_of
 from tokentrue.errors import AbortedError, EvidenceError, TokentrueError
 from tokentrue.generation import (
     AnyGeneration,
+    Delta,
     EngineInfo,
     GenerateRequest,
     Generation,
@@ -356,6 +358,21 @@ class MeasuredEngine:
                 exc.partial = await self._marked(exc.partial, request)
             raise
         return await self._marked(generation, request)
+
+    async def stream(self, request: GenerateRequest) -> AsyncGenerator[Delta | Generation, None]:
+        """See `StreamingEngine.stream`; what the numbers mean is said at the end, and measured then if it must be.
+
+        Raises:
+            UnsupportedParameterError: The engine inside has no stream.
+        """
+        try:
+            async with contextlib.aclosing(stream_of(self.engine, request)) as parts:
+                async for part in parts:
+                    yield await self._marked(part, request) if isinstance(part, Generation) else part
+        except AbortedError as exc:
+            if exc.partial is not None and len(exc.partial.tokens.completion_ids):
+                exc.partial = await self._marked(exc.partial, request)
+            raise
 
     async def _marked(self, sampled: AnyGeneration, request: GenerateRequest) -> AnyGeneration:
         return await self.modes.marked(

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from dataclasses import dataclass, field, replace
 from typing import Protocol, TypeVar
 
-from tokentrue.engines.engine import Engine
+from tokentrue.engines.engine import Engine, stream_of
 from tokentrue.errors import ConfigError, TokentrueError
-from tokentrue.generation import AnyGeneration, EngineInfo, GenerateRequest, Generation
+from tokentrue.generation import AnyGeneration, Delta, EngineInfo, GenerateRequest, Generation
 from tokentrue.sampling import SamplingParams
 from tokentrue.weights import UNSET_LABEL, attributed, contradicting, salted
 
@@ -105,6 +106,26 @@ class Bracket:
         after = await self._after()
         return on_inside(answer, lambda generation: self._marked(generation, before, after))
 
+    async def around_stream(
+        self,
+        ask: Callable[[SamplingParams], AsyncGenerator[Delta | Generation, None]],
+        sampling: SamplingParams,
+    ) -> AsyncGenerator[Delta | Generation, None]:
+        """`around` a stream: its deltas as they come, and its end attributed; raises as `around`."""
+        before = await self.clock.version() or UNSET_LABEL
+        try:
+            asked = salted(sampling, before) if self.salts else sampling
+            async with contextlib.aclosing(ask(asked)) as parts:
+                async for part in parts:
+                    if isinstance(part, Generation):
+                        yield self._marked(part, before, await self._after())
+                    else:
+                        yield part
+        except TokentrueError as exc:
+            if exc.partial is not None:
+                exc.partial = self._marked(exc.partial, before, await self._after())
+            raise
+
     async def _after(self) -> str | None:
         try:
             return await self.clock.version() or UNSET_LABEL
@@ -145,6 +166,20 @@ class BracketedEngine:
             return await self.engine.generate(replace(request, sampling=sampling))
 
         return await self.bracket.around(ask, request.sampling, lambda generation, mark: mark(generation))
+
+    async def stream(self, request: GenerateRequest) -> AsyncGenerator[Delta | Generation, None]:
+        """See `StreamingEngine.stream`; the end says which version sampled what.
+
+        Raises:
+            UnsupportedParameterError: The engine inside has no stream.
+        """
+
+        def ask(sampling: SamplingParams) -> AsyncGenerator[Delta | Generation, None]:
+            return stream_of(self.engine, replace(request, sampling=sampling))
+
+        async with contextlib.aclosing(self.bracket.around_stream(ask, request.sampling)) as parts:
+            async for part in parts:
+                yield part
 
     async def describe(self, model: str | None = None) -> EngineInfo:
         """See `Engine.describe`."""

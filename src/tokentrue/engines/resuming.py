@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass, replace
+from typing import TypeAlias
 
-from tokentrue.engines.engine import Engine
+from tokentrue.engines.engine import Engine, stream_of
 from tokentrue.errors import (
     AbortedError,
     ConfigError,
     EmptyCompletionError,
+    MalformedReplyError,
     MaxTokensTooLargeError,
     TokentrueError,
 )
 from tokentrue.generation import (
+    Delta,
     EngineInfo,
     GenerateRequest,
     Generation,
@@ -21,6 +26,10 @@ from tokentrue.generation import (
     with_logprobs_mode,
 )
 from tokentrue.resuming import ended, ended_by, join, join_partials, rest_of, why_not_resumable
+
+_Parts: TypeAlias = AsyncGenerator[Delta | Generation, None]
+_Sample: TypeAlias = Callable[[GenerateRequest, bool], _Parts]
+"""Samples a request, whole or in pieces; True for the rest of a turn."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,38 +66,82 @@ class ResumingEngine:
                 be continued; `partial` holds what was sampled.
             TokentrueError: As `Engine.generate`; `partial` holds what was sampled before, if anything was.
         """
+        async with contextlib.aclosing(self._resumed(request, self._whole)) as parts:
+            async for part in parts:
+                if isinstance(part, Generation):
+                    return part
+        raise AssertionError("unreachable: the parts end with the generation, or raise")
+
+    async def stream(self, request: GenerateRequest) -> AsyncGenerator[Delta | Generation, None]:
+        """Sample one completion as a stream, which goes on where the engine gave it up; see `generate`.
+
+        Raises:
+            UnsupportedParameterError: The engine inside has no stream.
+            TokentrueError: As `generate`.
+        """
+        async with contextlib.aclosing(self._resumed(request, self._pieces)) as parts:
+            async for part in parts:
+                yield part
+
+    async def _resumed(self, request: GenerateRequest, sample: _Sample) -> _Parts:
         partial: PartialGeneration | None = None
+        given = 0
         for spent in range(self.limit + 1):
             asked = request if partial is None else rest_of(request, partial)
             try:
-                rest = await self._sampled(asked, is_rest=partial is not None)
+                async with contextlib.aclosing(sample(asked, partial is not None)) as parts:
+                    async for part in parts:
+                        if isinstance(part, Generation):
+                            yield part if partial is None else join(request, partial, part)
+                            return
+                        given += len(part.token_ids)
+                        yield part
+                raise MalformedReplyError("a stream ended without its generation and without an error")
             except AbortedError as exc:
                 partial = _so_far(request, asked, partial, exc)
                 self._check(request, partial, exc, spent)
+                whole = ended(request, partial)
             except TokentrueError as exc:
                 if partial is None:
                     raise
                 whole = ended_by(request, partial, exc.stop_id) if isinstance(exc, EmptyCompletionError) else None
-                if whole is not None:
-                    return whole
-                exc.partial = _with_partial_of(request, asked, partial, exc)
-                raise
-            else:
-                return rest if partial is None else join(request, partial, rest)
-            whole = ended(request, partial)
+                if whole is None:
+                    exc.partial = _with_partial_of(request, asked, partial, exc)
+                    raise
+            # What came with the abort and was in no delta of its own is one now.
+            for delta in _behind(partial, given):
+                given += len(delta.token_ids)
+                yield delta
             if whole is not None:
-                return whole
+                yield whole
+                return
         raise AssertionError("unreachable: the last round returns or raises")
 
-    async def _sampled(self, asked: GenerateRequest, is_rest: bool) -> Generation:
+    async def _whole(self, asked: GenerateRequest, is_rest: bool) -> _Parts:
         try:
-            return await self.engine.generate(asked)
+            yield await self.engine.generate(asked)
+            return
         except MaxTokensTooLargeError as exc:
-            if not (is_rest and self.clip_max_tokens):
-                raise
-            # Where the room is not known it is left out, as `within_room` does for a whole turn.
-            sampling = asked.sampling.with_max_tokens(exc.room)
-        return await self.engine.generate(replace(asked, sampling=sampling))
+            lowered = self._clipped(asked, is_rest, exc)
+        yield await self.engine.generate(lowered)
+
+    async def _pieces(self, asked: GenerateRequest, is_rest: bool) -> _Parts:
+        try:
+            async with contextlib.aclosing(stream_of(self.engine, asked)) as parts:
+                async for part in parts:
+                    yield part
+            return
+        except MaxTokensTooLargeError as exc:
+            lowered = self._clipped(asked, is_rest, exc)
+        async with contextlib.aclosing(stream_of(self.engine, lowered)) as parts:
+            async for part in parts:
+                yield part
+
+    def _clipped(self, asked: GenerateRequest, is_rest: bool, exc: MaxTokensTooLargeError) -> GenerateRequest:
+        if not (is_rest and self.clip_max_tokens):
+            raise exc
+        # Where the room is not known it is left out, as `within_room` does for a whole turn.
+        return replace(asked, sampling=asked.sampling.with_max_tokens(exc.room))
 
     def _check(self, request: GenerateRequest, partial: PartialGeneration, exc: AbortedError, spent: int) -> None:
         why = why_not_resumable(request.sampling)
@@ -106,6 +159,12 @@ class ResumingEngine:
     async def close(self) -> None:
         """Close the engine inside."""
         await self.engine.close()
+
+
+def _behind(partial: PartialGeneration, given: int) -> tuple[Delta, ...]:
+    """What of `partial` was in no delta yet: one delta, or none."""
+    ids, logprobs = partial.tokens.completion_ids[given:], partial.tokens.completion_logprobs[given:]
+    return (Delta(tuple(ids), tuple(logprobs)),) if len(ids) else ()
 
 
 def _so_far(
