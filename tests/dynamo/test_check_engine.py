@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from servers import conformance
 
+from tokentrue.engines.dynamo import DynamoEngine
+from tokentrue.engines.fleet import Endpoint, Fleet
 from tokentrue.testing import Outcome
 from tokentrue.transports.dynamo import DynamoTransport
 from tokentrue.transports.vllm import VllmTransport
@@ -23,6 +27,16 @@ def test_dynamos_chat_route_keeps_every_promise(dynamo, oracle) -> None:
     report = conformance.check(candidate, oracle)
     report.raise_if_broken()
     assert {row.outcome for row in report.rows} == {Outcome.HOLDS}, str(report)
+
+
+@pytest.mark.parametrize("wrap", [DynamoEngine, lambda inside: Fleet([Endpoint("a", DynamoEngine(inside))])])
+def test_by_either_route_and_in_a_fleet_it_streams_and_samples_the_same(dynamo, oracle, wrap) -> None:
+    """Whole turns go by the token route, streams by the chat route: the same ids and log-probabilities."""
+    candidate = conformance.dynamo(dynamo.frontend, dynamo.embedded, DynamoTransport(), "Dynamo, both routes")
+    make = candidate.make
+    report = conformance.check(replace(candidate, make=lambda: wrap(make())), oracle)
+    report.raise_if_broken()
+    assert {row.name for row in report.rows if row.outcome is Outcome.NOT_OFFERED} == {"prefix reuse"}, str(report)
 
 
 def test_dynamos_route_of_vllms_shape_keeps_every_promise_and_neither_counts_nor_streams(dynamo, oracle) -> None:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import replace
 from typing import TypeVar
 
 from tokentrue.clients.client import finish_reason_of
 from tokentrue.clients.reading import answered
-from tokentrue.engines.engine import Server
+from tokentrue.engines.engine import ManyServers, Server
 from tokentrue.engines.logprobs import Ask, LogprobsModes
 from tokentrue.engines.policy import Bracket, Mark
 from tokentrue.errors import EngineError, EvidenceError, MaxTokensTooLargeError, TransportError
@@ -19,6 +19,7 @@ from tokentrue.sampling import SamplingParams
 from tokentrue.sessions.session import Session
 from tokentrue.sessions.stitch import NotExtended, StitchedPrompt, engine_rendered
 from tokentrue.transports.openai_chat import ChatReply, ChatTransport
+from tokentrue.transports.transport import HttpCall, HttpReply
 from tokentrue.turns import Response
 
 T = TypeVar("T")
@@ -51,9 +52,23 @@ async def ask_by_messages(
     async def ask(sampling: SamplingParams) -> ChatReply:
         asked = replace(request, sampling=sampling)
         call = transport.write_chat(asked)
-        return await server.exchange(call, lambda reply: transport.read_chat(asked, reply), request.headers)
+        reply, endpoint = await exchange_at(
+            server, call, lambda reply: transport.read_chat(asked, reply), request.headers
+        )
+        return replace(reply, answered_by=endpoint)
 
     return await within_room(bracketed(ask, bracket), request.sampling, clip_max_tokens)
+
+
+async def exchange_at(
+    server: Server, call: HttpCall, read: Callable[[HttpReply], T], headers: Mapping[str, str]
+) -> tuple[T, str]:
+    """What `read` gives, and which endpoint of a fleet answered; "" for a server that is no fleet."""
+
+    def both(reply: HttpReply) -> tuple[T, str]:
+        return read(reply), reply.answered_by
+
+    return await server.exchange(call, both, headers)
 
 
 def bracketed(ask: AskFor[ChatReply], bracket: Bracket | None) -> AskFor[ChatReply]:
@@ -110,13 +125,15 @@ async def with_meaning(
     reply: ChatReply,
     modes: LogprobsModes | None,
     request: ChatRequest,
-    ask: Callable[[ChatRequest], Awaitable[ChatReply]],
+    server: Server,
+    transport: ChatTransport,
 ) -> ChatReply:
     """The reply, of which the log-probabilities say what they mean; `modes` None measures nothing.
 
     Args:
         request: What was asked, whichever route it took.
-        ask: The chat route, for the questions: it is served wherever these clients are used.
+        server: Who is asked, by its chat route: that is served wherever these clients are used. Of a fleet it is
+            the endpoint that answered; two of them may mean two things.
     """
     if reply.generation is None:
         return reply
@@ -124,6 +141,9 @@ async def with_meaning(
         return replace(
             reply, generation=with_logprobs_mode(reply.generation, request.sampling, LogprobsMode.UNKNOWN)
         )
+
+    endpoint = reply.answered_by
+    ask = chat_route(server.at(endpoint) if endpoint and isinstance(server, ManyServers) else server, transport)
 
     def question(text: str) -> Ask:
         async def sampled(shaped: SamplingParams) -> Generation:
@@ -136,7 +156,10 @@ async def with_meaning(
         return sampled
 
     marked = await modes.marked(
-        reply.generation, request.model, request.sampling, lambda: [question(text) for text in _QUESTIONS]
+        reply.generation,
+        f"{request.model} at {endpoint}" if endpoint else request.model,
+        request.sampling,
+        lambda: [question(text) for text in _QUESTIONS],
     )
     return replace(reply, generation=marked)
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Self
 
-from tokentrue.clients.by_messages import ask_by_messages, chat_route, commit_reply, with_meaning
+from tokentrue.clients.by_messages import ask_by_messages, commit_reply, with_meaning
 from tokentrue.clients.client import Prompt, call_headers
 from tokentrue.engines.engine import Server
 from tokentrue.engines.logprobs import LogprobsModes
@@ -66,7 +66,7 @@ class OpenAIChatCompletionsClient:
             headers=call_headers(session, headers),
         )
         reply = await ask_by_messages(self.server, self.transport, request, self.clip_max_tokens, self.bracket)
-        reply = await with_meaning(reply, self.logprobs, request, chat_route(self.server, self.transport))
+        reply = await with_meaning(reply, self.logprobs, request, self.server, self.transport)
         is_first = all(message.role != "assistant" for message in messages)
         placed = NotExtended(
             why=Why.FIRST_TURN if is_first else Why.MESSAGES_ONLY,

@@ -14,7 +14,8 @@ from tokentrue.clients.wires import Wire, wire_of
 from tokentrue.config import ClientConfig
 from tokentrue.engines.embedded.engine import MODEL_FOLDER
 from tokentrue.engines.engine import Engine, EngineServer
-from tokentrue.engines.fleet import Endpoint, Fleet, FleetPolicy
+from tokentrue.engines.fleet import Endpoint, Fleet
+from tokentrue.engines.fleet_policy import FleetPolicy
 from tokentrue.engines.http import HttpEngine
 from tokentrue.engines.logprobs import LogprobsModes, MeasuredEngine, MeasuredServer
 from tokentrue.engines.policy import Bracket, BracketedEngine, PolicyClock
@@ -109,8 +110,7 @@ def _client(
     if chosen.client_type == "renderer" and renderer is not None:
         wrapped = _wrapped(engine, chosen, bracket)
         return RendererClient(wrapped, renderer, chosen.clip_max_tokens, OnRewrite(chosen.on_rewrite))
-    # What one endpoint of a fleet means is not said of another: such turns stay unmeasured.
-    modes = LogprobsModes() if chosen.measure_logprobs and not chosen.fleet else None
+    modes = LogprobsModes() if chosen.measure_logprobs else None
     if chosen.client_type == "openai_chat_completions":
         return OpenAIChatCompletionsClient(engine, wire.chat, chosen.clip_max_tokens, modes, bracket)
     routes = wire.token_routes(engine, renderer)

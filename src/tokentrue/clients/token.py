@@ -12,7 +12,6 @@ from tokentrue.clients.bridging import Bridging, Conversation, LocalBridging
 from tokentrue.clients.by_messages import (
     ask_by_messages,
     bracketed,
-    chat_route,
     commit_reply,
     with_meaning,
     within_room,
@@ -99,7 +98,7 @@ class OpenAIChatCompletionsTokenClient:
         else:
             self._note(session, placed)
             reply = await ask_by_messages(self.server, self.transport, request, self.clip_max_tokens, self.bracket)
-        reply = await with_meaning(reply, self.logprobs, request, chat_route(self.server, self.transport))
+        reply = await with_meaning(reply, self.logprobs, request, self.server, self.transport)
         return commit_reply(session, placed, reply, f"call_{len(asked.messages)}")
 
     @property

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
+from tokentrue.clients.by_messages import exchange_at
 from tokentrue.clients.reading import read_completion
 from tokentrue.engines.engine import Server
 from tokentrue.errors import RouteMissingError
@@ -93,7 +94,8 @@ class DynamoTokenRoute:
             generation = self.transport.read_generate(request, reply)
             return _chat_reply(generation, read_answer(request, reply, dynamo.WORDS))
 
-        return await self.server.exchange(call, read, request.headers)
+        reply, endpoint = await exchange_at(self.server, call, read, request.headers)
+        return replace(reply, answered_by=endpoint)
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,9 +107,10 @@ class _ChatTokensRoute:
 
     async def sample(self, request: GenerateRequest, messages: Sequence[Message]) -> ChatReply:
         call = self.transport.write_chat_tokens(request, messages)
-        return await self.server.exchange(
-            call, lambda reply: self.transport.read_chat_tokens(request, reply), request.headers
+        reply, endpoint = await exchange_at(
+            self.server, call, lambda reply: self.transport.read_chat_tokens(request, reply), request.headers
         )
+        return replace(reply, answered_by=endpoint)
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,13 +137,13 @@ class GenerateRoute:
         def read(reply: HttpReply) -> tuple[Generation, bytes]:
             return self.transport.read_generate(bare, reply), reply.body
 
-        generation, body = await self.server.exchange(call, read, request.headers)
+        (generation, body), endpoint = await exchange_at(self.server, call, read, request.headers)
         if self.renderer is not None:
-            return _parsed_here(self.renderer, request, generation)
+            return replace(_parsed_here(self.renderer, request, generation), answered_by=endpoint)
         answer = await self.server.exchange(
             write_derender(request, messages, body), lambda reply: read_derender(request, reply), request.headers
         )
-        return _chat_reply(generation, answer)
+        return replace(_chat_reply(generation, answer), answered_by=endpoint)
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,12 +174,13 @@ class SglangTokenRoute:
         sampling = _for_generate(request.sampling)
         limit = await self._limit(request.model) if sampling.max_tokens is None else None
         bare = replace(request, sampling=sampling, vocab_size=self.renderer.vocab_size, context_limit=limit)
-        generation = await self.server.exchange(
+        generation, endpoint = await exchange_at(
+            self.server,
             self.transport.write_generate(bare),
             lambda reply: self.transport.read_generate(bare, reply),
             request.headers,
         )
-        return _parsed_here(self.renderer, request, generation)
+        return replace(_parsed_here(self.renderer, request, generation), answered_by=endpoint)
 
     async def _limit(self, model: str) -> int | None:
         if model not in self._limits:

@@ -88,5 +88,18 @@ class Server(Protocol):
         ...
 
 
+@runtime_checkable
+class ManyServers(Protocol):
+    """Several endpoints behind one `Server`, as a fleet is; `HttpReply.answered_by` says which one replied."""
+
+    def at(self, name: str) -> Server:
+        """The endpoint of that name, whose calls go nowhere else. Not to be closed.
+
+        Raises:
+            ConfigError: There is no endpoint of that name.
+        """
+        ...
+
+
 class EngineServer(Engine, Server, Protocol):
     """Both of them; `HttpEngine` is one, and so is a fleet."""

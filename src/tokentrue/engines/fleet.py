@@ -21,12 +21,12 @@ import hashlib
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from enum import Enum
 from typing import TypeVar
 
 from tokentrue.engines.common_info import common_info
-from tokentrue.engines.engine import EngineServer, stream_of
-from tokentrue.engines.gate import Gate, GateLimits
+from tokentrue.engines.engine import EngineServer, Server, stream_of
+from tokentrue.engines.fleet_policy import EndpointStatus, FleetPolicy, Health
+from tokentrue.engines.gate import Gate
 from tokentrue.errors import (
     ConfigError,
     ConnectionFailedError,
@@ -56,64 +56,6 @@ _SICK = (ConnectionFailedError, ConnectionLostError, EngineTimeoutError, EngineF
 """Errors that say something of the endpoint, and not of the request."""
 
 
-class Health(Enum):
-    """The state of one endpoint."""
-
-    HEALTHY = "healthy"
-    EJECTED = "ejected"
-    DRAINING = "draining"
-
-
-@dataclass(frozen=True, slots=True)
-class FleetPolicy:
-    """How a fleet treats its endpoints.
-
-    Args:
-        limits: Of each endpoint's gate.
-        failures: So many in a row eject an endpoint.
-        ejected_s, longest_ejected_s: The first pause, and the longest; it doubles from one ejection to the next.
-        attempts: Endpoints that one request may be offered to.
-        wait_s: The longest a request waits for a place.
-        outage_s: The longest a request waits while no endpoint is healthy.
-
-    Raises:
-        ConfigError: A number is out of range.
-    """
-
-    limits: GateLimits = field(default_factory=GateLimits)
-    failures: int = 3
-    ejected_s: float = 5.0
-    longest_ejected_s: float = 120.0
-    attempts: int = 4
-    wait_s: float = 3600.0
-    outage_s: float = 60.0
-
-    def __post_init__(self) -> None:
-        if self.failures < 1 or self.attempts < 1 or self.wait_s <= 0 or self.outage_s < 0:
-            raise ConfigError(f"failures, attempts >= 1, wait_s > 0 and outage_s >= 0 are needed: {self!r}")
-        if not 0 < self.ejected_s <= self.longest_ejected_s:
-            raise ConfigError(f"need 0 < ejected_s <= longest_ejected_s: {self!r}")
-
-
-@dataclass(frozen=True, slots=True)
-class EndpointStatus:
-    """What is known of one endpoint.
-
-    Args:
-        sent: Requests that it was given, and `failed`: of these, those that said it is sick.
-        last_error: Of the last failure; "" when there was none.
-    """
-
-    name: str
-    health: Health
-    in_flight: int
-    waiting: int
-    limit: int
-    sent: int
-    failed: int
-    last_error: str
-
-
 @dataclass(slots=True)
 class _Endpoint:
     name: str
@@ -129,6 +71,14 @@ class _Endpoint:
     failed: int = 0
     last_error: str = ""
     idle: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def exchange(
+        self, call: HttpCall, read: Callable[[HttpReply], T], headers: Mapping[str, str] | None = None
+    ) -> Awaitable[T]:
+        def named(reply: HttpReply) -> T:
+            return read(replace(reply, answered_by=self.name))
+
+        return self.engine.exchange(call, named, {**(headers or {}), **self.headers})
 
     def with_rank(self, request: GenerateRequest) -> GenerateRequest:
         return replace(request, headers={**request.headers, **self.headers}) if self.headers else request
@@ -153,6 +103,21 @@ class Endpoint:
     name: str
     engine: EngineServer
     data_parallel_rank: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Alone:
+    """One endpoint as a server of its own, past its gate."""
+
+    endpoint: _Endpoint
+
+    async def exchange(
+        self, call: HttpCall, read: Callable[[HttpReply], T], headers: Mapping[str, str] | None = None
+    ) -> T:
+        return await self.endpoint.exchange(call, read, headers)
+
+    async def close(self) -> None:  # async: as `Server` asks
+        """It is the fleet's to close."""
 
 
 class Fleet:
@@ -253,7 +218,7 @@ class Fleet:
         """Make one call at the endpoint of the session that `headers` name; raises as `generate`."""
 
         def ask(endpoint: _Endpoint) -> Awaitable[T]:
-            return endpoint.engine.exchange(call, read, {**(headers or {}), **endpoint.headers})
+            return endpoint.exchange(call, read, headers)
 
         return await self._offered(_session_of(headers or {}), ask)
 
@@ -313,6 +278,10 @@ class Fleet:
         for error in closed:
             if isinstance(error, BaseException):
                 raise error
+
+    def at(self, name: str) -> Server:
+        """One endpoint, past its gate: for a few short questions about itself. See `ManyServers.at`."""
+        return _Alone(self._named(name))
 
     def endpoint_of(self, session_id: str) -> str:
         """The name of the endpoint that a session belongs to while all are healthy."""

@@ -128,6 +128,7 @@ class ChatReply:
         finish_reason: `STOP` or `LENGTH`; whether it is `TOOL_CALLS` follows from the answer.
         generation: The ids, after laws 3 and 4 were checked; None when the reply carries none.
         tokens_missing: Why `generation` is None; "" when it is there.
+        answered_by: The endpoint of a fleet that sampled it.
     """
 
     answer: EngineAnswer
@@ -137,6 +138,7 @@ class ChatReply:
     id: str
     model: str
     usage: Usage
+    answered_by: str = ""
 
 
 class ChatTransport(Protocol):

@@ -26,11 +26,12 @@ class HttpCall:
 
 @dataclass(frozen=True, slots=True)
 class HttpReply:
-    """One whole HTTP reply. Header names are in lower case."""
+    """One whole HTTP reply. Header names are in lower case; `answered_by` is the endpoint of a fleet, by name."""
 
     status: int
     headers: Mapping[str, str]
     body: bytes
+    answered_by: str = ""
 
 
 @dataclass(frozen=True, slots=True)
