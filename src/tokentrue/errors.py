@@ -29,6 +29,7 @@ TokentrueError
 │   ├── AbortedError               the engine gave up a turn half way (abort, cancelled, no finish)
 │   ├── WeightUpdateError          an update of an engine's weights stopped half way
 │   ├── MalformedReplyError        the reply is not what the wire promises
+│   │   └── UnknownFinishError     a finish reason that nobody knows; what was sampled is kept
 │   ├── EvidenceError              law 4: the reply contradicts, or cannot show, what was asked
 │   └── AlignmentError             law 3: ids and log-probabilities do not belong together
 ├── TransportError                 no whole answer arrived
@@ -294,6 +295,10 @@ class WeightUpdateError(EngineError):
 
 class MalformedReplyError(EngineError):
     """The reply is not what the wire promises; names the place in it."""
+
+
+class UnknownFinishError(MalformedReplyError):
+    """The engine says of a turn's end what nobody knows; `partial` has what was sampled, where that is usable."""
 
 
 class EvidenceError(EngineError):

@@ -111,8 +111,16 @@ class FinishReason(Enum):
     """Why sampling ended. An abort is no member: it is an `AbortedError`, never a sample."""
 
     STOP = "stop"
+    """The model ended it, or a stop that was asked for."""
     LENGTH = "length"
+    """It was cut: by `max_tokens`, by the context limit, or by an engine that was told to look for repetition
+    (vLLM's `repetition_detection`); the stop reason of the last is `REPETITION_STOP`."""
     TOOL_CALLS = "tool_calls"
+    """The model ended it, with a call that can be carried out."""
+
+
+REPETITION_STOP = "repetition_detected"
+"""The stop reason of a completion that the engine cut because it repeated itself; vLLM's own word."""
 
 
 @dataclass(frozen=True, slots=True)

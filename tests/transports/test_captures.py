@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tokentrue import errors
-from tokentrue.generation import FinishReason
+from tokentrue.generation import FinishReason, VersionSource
 
 OUTCOMES = [
     line.split()
@@ -63,7 +63,7 @@ def test_the_echo_and_the_versions_of_weights_are_read(capture) -> None:
     recorded = capture("vllm", "generate_logprobs1_return_ids")
     generation = recorded.transport.read_generate(recorded.request(), recorded.reply)
     assert generation.prompt_ids_echoed
-    assert [(s.version, s.start, s.end) for s in generation.weight_spans] == [("default", 0, 8)]
+    assert [(s.version, s.start, s.end) for s in generation.weight_spans] == [(None, 0, 8)]
     assert generation.usage.prompt_tokens == 68
     assert generation.usage.cached_tokens == 64
 
@@ -72,7 +72,9 @@ def test_weights_that_changed_under_a_completion_give_two_spans(capture) -> None
     recorded = capture("vllm", "S_inflight_weight_swap_result")
     spans = recorded.transport.read_generate(recorded.request(), recorded.reply).weight_spans
     told = recorded.answer["choices"][0]["weight_versions"]
-    assert [(s.version, s.start, s.end) for s in spans] == [(t["version"], t["start"], t["end"]) for t in told]
+    assert [(s.start, s.end) for s in spans] == [(t["start"], t["end"]) for t in told]
+    assert [t["version"] for t in told] == ["default", spans[1].version]
+    assert (spans[0].version, spans[0].source) == (None, VersionSource.UNKNOWN)
     assert len(spans) == 2
 
 

@@ -21,6 +21,7 @@ from tokentrue.errors import (
     InvalidTokenIdError,
     MalformedReplyError,
     OverlongPromptError,
+    UnknownFinishError,
 )
 from tokentrue.generation import ChatRequest, FinishReason, GenerateRequest, VersionSource, WeightSpan
 from tokentrue.messages import Message
@@ -283,7 +284,7 @@ CONTRADICTIONS = {
         lambda a: a["meta_info"].update(finish_reason={"type": "stop", "matched": "NaN happened"}),
         EvidenceError,
     ),
-    "unknown finish": (lambda a: a["meta_info"].update(finish_reason={"type": "tired"}), MalformedReplyError),
+    "unknown finish": (lambda a: a["meta_info"].update(finish_reason={"type": "tired"}), UnknownFinishError),
     "no finish": (lambda a: a["meta_info"].update(finish_reason=None), AbortedError),
     "another id's logprob": (
         lambda a: a["meta_info"]["output_token_logprobs"][3].__setitem__(1, 5),

@@ -25,6 +25,7 @@ from tokentrue.errors import (
     AlignmentError,
     EvidenceError,
     MalformedReplyError,
+    UnknownFinishError,
     UnsupportedParameterError,
 )
 from tokentrue.generation import (
@@ -39,7 +40,6 @@ from tokentrue.generation import (
 from tokentrue.sampling import SamplingParams
 from tokentrue.transports.bodies import JSON_HEADERS, check_prompt, json_bytes, with_ids
 from tokentrue.transports.evidence import (
-    ABORTED_WORDS,
     LOGPROB_TOLERANCE,
     NOT_THERE,
     LogprobItem,
@@ -54,7 +54,9 @@ from tokentrue.transports.evidence import (
     check_values,
     echo_equals,
     finish_reason_from,
+    finish_reason_or,
     is_absent,
+    keeps_ids,
     paired_logprobs,
     prompt_logprobs_from,
 )
@@ -187,16 +189,15 @@ class DynamoTransport:
             raise MalformedReplyError(f"one completion was asked for, {len(answer.choices)} came", status=200)
         choice, nvext = answer.choices[0], answer.nvext or NvextWire()
         check_prompt_count(request, answer.usage, ADVICE)
-        finish_reason = finish_reason_from(choice.finish_reason)
         ids = _sampled_ids(request, choice, nvext)
+        finish_reason = finish_reason_or(choice.finish_reason, lambda: _partial(request, ids or [], answer, nvext))
         echoed = _check_used(request, answer.usage, nvext)
         try:
             _check_finished(request, finish_reason, ids, answer.usage, nvext)
-        except AbortedError as exc:
-            if nvext.detailed_finish_reason not in ABORTED_WORDS or ids is None:
+        except (AbortedError, UnknownFinishError) as exc:
+            if ids is None or not keeps_ids(exc, nvext.detailed_finish_reason):
                 raise
-            sampled = ids
-            raise aborted_with(exc, lambda: _partial(request, sampled, answer, nvext)) from None
+            raise aborted_with(exc, lambda: _partial(request, ids or [], answer, nvext)) from None
         if ids is None:
             raise EvidenceError(f"the reply carries no sampled ids; {ADVICE}", status=200)
         check_completion(request, ids, answer.usage, nvext.stop_reason)

@@ -14,11 +14,14 @@ from tokentrue.errors import (
     AbortedError,
     AlignmentError,
     EmptyCompletionError,
+    EngineError,
     EvidenceError,
     MalformedReplyError,
     TokentrueError,
+    UnknownFinishError,
 )
 from tokentrue.generation import (
+    REPETITION_STOP,
     FinishReason,
     GenerateRequest,
     PartialGeneration,
@@ -344,34 +347,59 @@ def finish_reason_from(word: str | None) -> FinishReason:
     """The engine's word for why sampling ended.
 
     `tool_calls` is a frontend's reading of the text behind a stop; here the ids decide, so it is `STOP`.
+    `repetition` is a cut by the engine (vLLM's `RequestStatus.FINISHED_REPETITION`), no end that the model wrote.
 
     Raises:
         AbortedError: There is no word, or it says that the turn was given up.
-        MalformedReplyError: The word is unknown.
+        UnknownFinishError: The word is unknown.
     """
     if word in ("stop", "tool_calls"):
         return FinishReason.STOP
-    if word == "length":
+    if word in ("length", "repetition"):
         return FinishReason.LENGTH
     if word is None or word in ("abort", "cancelled", "content_filter") or word.startswith("error"):
         raise AbortedError(f"the engine gave up the turn: finish_reason is {word!r}", status=200)
-    raise MalformedReplyError(f"finish_reason {word!r} is unknown", status=200)
+    raise UnknownFinishError(
+        f"finish_reason {word!r} is unknown, and so whether the turn is whole; this error's `partial` has its ids",
+        status=200,
+    )
+
+
+def stop_reason_from(word: str | None, told: int | str | None) -> int | str | None:
+    """What ended the sampling: what the engine names, and where it names nothing, that it found repetition."""
+    return REPETITION_STOP if told is None and word == "repetition" else told
 
 
 ABORTED_WORDS = frozenset({"abort", "cancelled"})
 """Finish reasons of a turn that was given up from outside; its ids were sampled like any others."""
 
 
-def aborted_with(exc: AbortedError, build: Callable[[], PartialGeneration]) -> AbortedError:
+def keeps_ids(exc: EngineError, word: str | None) -> bool:
+    """Whether the ids of an unfinished turn were sampled like any others: no error of the engine's ended it."""
+    return isinstance(exc, UnknownFinishError) or word in ABORTED_WORDS
+
+
+def finish_reason_or(word: str | None, build: Callable[[], PartialGeneration]) -> FinishReason:
+    """`finish_reason_from`, of which an unknown word keeps what was sampled; see `aborted_with`."""
+    try:
+        return finish_reason_from(word)
+    except UnknownFinishError as exc:
+        raise aborted_with(exc, build) from None
+
+
+def aborted_with(exc: EngineError, build: Callable[[], PartialGeneration]) -> EngineError:
     """`exc` with what had been sampled, or with the reason why that is not usable.
 
     Args:
         build: Makes the partial generation, and raises where it does not stand up to the laws.
     """
     try:
-        return AbortedError(str(exc), status=exc.status, partial=build())
+        told, partial = str(exc), build()
     except TokentrueError as why:
-        return AbortedError(f"{exc}; the ids that came with it are not usable: {why}", status=exc.status)
+        told, partial = f"{exc}; the ids that came with it are not usable: {why}", None
+    error = type(exc)(told, status=exc.status)
+    error.partial = partial
+    return error
 
 
 def check_partial(request: GenerateRequest, ids: Sequence[int], usage: Counts | None) -> None:

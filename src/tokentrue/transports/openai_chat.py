@@ -21,6 +21,7 @@ from tokentrue.generation import (
     FinishReason,
     GenerateRequest,
     Generation,
+    PartialGeneration,
     Usage,
     make_tokens,
 )
@@ -37,15 +38,18 @@ from tokentrue.transports.evidence import (
     LogprobsWire,
     UsageWire,
     check_completion,
+    check_partial,
     check_prompt_count,
     check_stop,
     check_values,
     decoded_ids,
     echo_equals,
     finish_reason_from,
+    finish_reason_or,
     is_absent,
     paired_logprobs,
     prompt_logprobs_from,
+    stop_reason_from,
 )
 from tokentrue.transports.parameters import DYNAMO_CHAT, VLLM_CHAT, OnUnsupported, place_parameters
 from tokentrue.transports.refusals import AnyRequest, ServerWords, refusal, unreadable
@@ -181,12 +185,14 @@ class VllmChat:
         """See `ChatTransport`."""
         answer = decoded_chat(request, reply, vllm.WORDS)
         choice = only_choice(answer)
-        finish_reason = finish_reason_from(choice.finish_reason)
         missing = _vllm_missing(answer, choice)
-        if missing:
-            return chat_reply(request, answer, finish_reason, None, missing)
         prompt_ids = decoded_ids(answer.prompt_token_ids, "prompt_token_ids") or []
         told = GenerateRequest(request.model, TokenIds(prompt_ids), request.sampling)
+        finish_reason = finish_reason_or(
+            choice.finish_reason, lambda: _vllm_partial(told, answer, choice, missing)
+        )
+        if missing:
+            return chat_reply(request, answer, finish_reason, None, missing)
         return chat_reply(request, answer, finish_reason, _vllm_generation(told, answer, choice, finish_reason))
 
     def write_chat_tokens(self, request: GenerateRequest, messages: Sequence[Message]) -> HttpCall:
@@ -213,11 +219,13 @@ class VllmChat:
         """
         answer = decoded_chat(request, reply, vllm.WORDS)
         choice = only_choice(answer)
-        finish_reason = finish_reason_from(choice.finish_reason)
+        missing = _vllm_missing(answer, choice)
+        finish_reason = finish_reason_or(
+            choice.finish_reason, lambda: _vllm_partial(request, answer, choice, missing)
+        )
         check_prompt_count(request, answer.usage, _ADVICE)
         if not echo_equals(request, answer.prompt_token_ids, "prompt_token_ids", _ADVICE):
             raise EvidenceError(f"the reply does not echo the prompt's ids; {_ADVICE}", status=200)
-        missing = _vllm_missing(answer, choice)
         if missing:
             raise EvidenceError(missing, status=200)
         generation = _vllm_generation(request, answer, choice, finish_reason)
@@ -386,13 +394,28 @@ def _vllm_generation(
     return Generation(
         tokens=make_tokens(request.prompt_ids, ids, _vllm_logprobs(ids, choice.logprobs)),
         finish_reason=finish_reason,
-        stop_reason=choice.stop_reason,
+        stop_reason=stop_reason_from(choice.finish_reason, choice.stop_reason),
         request_id=answer.id or "",
         model=answer.model or "",
         usage=answer.usage.usage() if answer.usage is not None else Usage(),
         prompt_ids_echoed=True,
         text=choice.message.content,
         prompt_logprobs=prompt_logprobs_from(request, answer.prompt_logprobs),
+    )
+
+
+def _vllm_partial(
+    request: GenerateRequest, answer: ReplyWire, choice: ChoiceWire, missing: str
+) -> PartialGeneration:
+    """What was sampled before an end that nobody knows."""
+    ids = choice.token_ids or []
+    if missing or not echo_equals(request, answer.prompt_token_ids, "prompt_token_ids", _ADVICE):
+        raise EvidenceError(missing or "the reply does not echo the prompt's ids", status=200)
+    check_partial(request, ids, answer.usage)
+    return PartialGeneration(
+        tokens=make_tokens(request.prompt_ids, ids, _vllm_logprobs(ids, choice.logprobs) if ids else []),
+        request_id=answer.id or "",
+        usage=answer.usage.usage() if answer.usage is not None else Usage(),
     )
 
 

@@ -27,6 +27,7 @@ from tokentrue.errors import (
     InvalidSamplingError,
     InvalidTokenIdError,
     MalformedReplyError,
+    UnknownFinishError,
 )
 from tokentrue.generation import (
     ChatRequest,
@@ -173,7 +174,7 @@ class SglangTransport:
         meta = answer.meta_info
         try:
             finish_reason = _finish_reason(meta, request, reply, answer.output_ids)
-        except AbortedError as exc:
+        except (AbortedError, UnknownFinishError) as exc:
             if meta.finish_reason is None:
                 raise
             raise aborted_with(exc, lambda: _partial(request, answer, meta)) from None

@@ -26,9 +26,10 @@ from tokentrue.transports.evidence import (
     check_prompt_count,
     check_stop,
     echo_equals,
-    finish_reason_from,
+    finish_reason_or,
     paired_logprobs,
     prompt_logprobs_from,
+    stop_reason_from,
     weight_spans_from,
 )
 from tokentrue.transports.models import models_call, read_model_cards
@@ -124,7 +125,7 @@ class VllmTransport:
         echoed = echo_equals(request, answer.prompt_token_ids, "prompt_token_ids", _ADVICE)
         choice = answer.choices[0]
         try:
-            finish_reason = finish_reason_from(choice.finish_reason)
+            finish_reason = finish_reason_or(choice.finish_reason, lambda: _partial(request, answer, choice))
         except AbortedError as exc:
             if choice.finish_reason not in ABORTED_WORDS:
                 raise
@@ -135,7 +136,7 @@ class VllmTransport:
         return Generation(
             tokens=make_tokens(request.prompt_ids, choice.token_ids, logprobs),
             finish_reason=finish_reason,
-            stop_reason=choice.stop_reason,
+            stop_reason=stop_reason_from(choice.finish_reason, choice.stop_reason),
             request_id=answer.request_id or "",
             model=answer.model or "",
             usage=answer.usage.usage() if answer.usage is not None else Usage(),
