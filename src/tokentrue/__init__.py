@@ -7,6 +7,8 @@ from tokentrue.clients.token import OpenAIChatCompletionsTokenClient
 from tokentrue.config import ClientConfig, EndpointConfig
 from tokentrue.engines.admin import Admin, make_admin
 from tokentrue.engines.embedded.engine import EmbeddedEngine
+from tokentrue.engines.fleet import Endpoint, Fleet
+from tokentrue.engines.fleet_policy import FleetPolicy
 from tokentrue.engines.http import HttpEngine
 from tokentrue.engines.policy import GivenVersion
 from tokentrue.errors import TokentrueError
@@ -31,8 +33,11 @@ __all__ = [
     "ClientConfig",
     "DynamoTransport",
     "EmbeddedEngine",
+    "Endpoint",
     "EndpointConfig",
     "EpisodeState",
+    "Fleet",
+    "FleetPolicy",
     "GivenVersion",
     "HttpEngine",
     "Logprobs",
