@@ -12,8 +12,11 @@ import pytest
 
 import tokentrue
 from tokentrue import ClientConfig
+from tokentrue.cli.painting import Writer
+from tokentrue.generation import FinishReason, LogprobsMode, VersionSource
+from tokentrue.rollouts.environment import StopReason
 from tokentrue.testing import CHECKS
-from tokentrue.turns import Why
+from tokentrue.turns import How, Junction, Why
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = sorted((ROOT / "docs").glob("*.md"))
@@ -48,6 +51,27 @@ def test_the_site_builds_and_has_every_public_name_and_page(tmp_path) -> None:
         assert built.is_file(), page.name
         for target in re.findall(r'href="((?:guide/)?\w+\.html)', built.read_text()):
             assert (built.parent / target).is_file(), f"{page.name} leads to {target}"
+
+
+def test_every_printed_word_is_explained_and_no_other() -> None:
+    """The tables of the glossary that list an enum list all of it."""
+    text = (ROOT / "docs" / "glossary.md").read_text()
+    told: dict[str, set[str]] = {}
+    for heading, table in re.findall(r"## (.+?)\n(.*?)(?=\n## |\Z)", text, flags=re.DOTALL):
+        cells = re.findall(r"^\| (.*?) \|", table, flags=re.MULTILINE)
+        told[heading] = {word for cell in cells for word in re.findall(r"`(.+?)`", cell)}
+    listed = {
+        "How a prompt was made": How,
+        "Why it was made so": Why,
+        "What happened at the junction": Junction,
+        "Why sampling ended": FinishReason,
+        "Why an episode ended": StopReason,
+        "Who wrote a token": Writer,
+    }
+    for heading, words in listed.items():
+        assert told[heading] == {word.value for word in words}, heading
+    numbers = {mode.value for mode in LogprobsMode} | {source.value for source in VersionSource}
+    assert told["What is known of the numbers"] == numbers
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
