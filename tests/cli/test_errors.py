@@ -102,11 +102,75 @@ def test_a_server_that_does_not_answer_is_the_engines_fault(
     assert not out.exists()
 
 
+BROKEN_ENV = """
+from tokentrue import SingleTurnEnv
+
+class Env(SingleTurnEnv):
+    def make_task(self, index, seed):
+        return index
+    def setup(self, task, seed):
+        return {}["question"]
+"""
+
+
+def test_a_start_that_failed_leaves_its_folder_free_and_names_the_line(out: Path, tmp_path: Path) -> None:
+    """Every episode crashes before a token is sampled; the mended environment takes the same --out."""
+    environment = tmp_path / "mine.py"
+    environment.write_text(BROKEN_ENV)
+    args = ("rollout", "--env", f"{environment}:Env", "--episodes", 3, "--max-tokens", 8, "--out", out)
+    done = run_command(*args)
+    line = BROKEN_ENV[: BROKEN_ENV.index("question")].count("\n") + 1
+    assert done.returncode == 1
+    assert f"the first: KeyError: 'question' ({environment}:{line} in setup)" in done.stderr
+    assert f"record     none: nothing was sampled, and {out} is free again" in done.stdout
+    assert not out.exists()
+    mended = BROKEN_ENV.replace('{}["question"]', 'EpisodeState(task, seed, [Message("user", "hi")])')
+    environment.write_text(mended.replace("import", "import EpisodeState, Message,"))
+    assert run_command(*args).returncode == 0
+    assert len(open_record(out).episodes()) == 3
+
+
+def test_the_list_says_which_error_and_where(out: Path, tmp_path: Path) -> None:
+    environment = tmp_path / "mine.py"
+    working = BROKEN_ENV.replace('{}["question"]', 'EpisodeState(task, seed, [Message("user", "hi")])')
+    environment.write_text(
+        working.replace("import", "import EpisodeState, Message,")
+        + "    def reward(self, messages, state):\n        import json\n        return json.loads('{')\n"
+    )
+    args = ("rollout", "--env", f"{environment}:Env", "--episodes", 2, "--max-tokens", 8, "--out", out)
+    assert run_command(*args).returncode == 1
+    lines = run_command("inspect", out, "--list").stdout.splitlines()
+    assert "in reward: JSONDecodeError: " in lines[1]
+    assert lines[1].endswith("in reward)")
+    assert max(map(len, lines)) <= 100
+    rows = [json.loads(row) for row in run_command("inspect", out, "--list", "--json").stdout.splitlines()]
+    assert {(row["error_type"], row["error_phase"]) for row in rows} == {
+        ("json.decoder.JSONDecodeError", "reward")
+    }
+    # Not the line of `json` that raised it: the one of the environment that called it.
+    assert f"({environment}:{len(environment.read_text().splitlines())} in reward)" in rows[0]["error"]
+
+
+def test_logprobs_without_an_episode_are_refused(record: Path) -> None:
+    failure = failure_of(run_command("inspect", record, "--logprobs"))
+    assert (failure.code, "--episode N" in failure.line) == (2, True)
+
+
+def test_no_folder_is_made_for_a_page(record: Path, tmp_path: Path) -> None:
+    page = tmp_path / "slip" / "page.html"
+    failure = failure_of(run_command("inspect", record, "--html", page))
+    assert failure.code == 2
+    assert f"{page} cannot be written: there is no folder {page.parent}" in failure.line
+    assert not page.parent.exists()
+    assert run_command("inspect", record, "--html", tmp_path / "page.html").returncode == 0
+
+
 def test_an_engine_without_the_token_route_says_so(serve: Callable[..., str], out: Path) -> None:
     """The only model is taken without asking, and the server knows no POST."""
     failure = failure_of(run_command(*ROLLOUT, "--engine", serve("m"), "--tokenizer", "embedded", "--out", out))
     assert failure.code == 1
     assert "does not serve the token route" in failure.line
+    assert not out.exists()
 
 
 def test_a_key_that_is_not_set_is_named(serve: Callable[..., str], out: Path) -> None:
@@ -221,14 +285,17 @@ def test_a_full_standard_output_is_one_line(record: Path, args: tuple[object, ..
 
 
 @pytest.mark.parametrize("command", ["inspect", "rollout", "--help"])
-def test_a_closed_pipe_is_one_line(record: Path, out: Path, command: str) -> None:
+def test_a_closed_pipe_is_silent(record: Path, out: Path, command: str) -> None:
+    """As when `head` has seen enough: the exit code is what a shell gives a process that SIGPIPE ended."""
     args = {"inspect": ("inspect", record), "rollout": (*ROLLOUT, "--out", out), "--help": ("--help",)}[command]
     reading, writing = os.pipe()
     os.close(reading)
-    failure = failure_of(run_command(*args, stdout=writing))
+    done = run_command(*args, stdout=writing)
     os.close(writing)
-    assert failure.code == 1
-    assert "standard output cannot be written: Broken pipe" in failure.line
+    assert done.returncode == 141
+    assert "tokentrue:" not in done.stderr
+    assert "Traceback" not in done.stderr
+    assert "BrokenPipe" not in done.stderr
     if command == "rollout":
         assert open_record(out).form is RecordForm.CLOSED
 

@@ -13,6 +13,7 @@ import pytest
 from cli.conftest import run_command
 from tokentrue import load_renderer
 from tokentrue.cli.page import episode_page
+from tokentrue.cli.page_style import STYLE
 from tokentrue.cli.painting import Writer, paint_episode, token_texts
 from tokentrue.cli.screen import episode_screen
 from tokentrue.engines.embedded.engine import MODEL_FOLDER
@@ -74,7 +75,7 @@ def is_self_contained(text: str) -> bool:
 
 @pytest.fixture(scope="module")
 def page_text(record: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
-    path = tmp_path_factory.mktemp("pages") / "new" / "page.html"
+    path = tmp_path_factory.mktemp("pages") / "page.html"
     done = run_command("inspect", record, "--episode", 1, "--html", path)
     assert (done.returncode, done.stderr) == (0, "")
     assert str(path) in done.stdout
@@ -159,6 +160,13 @@ def test_the_page_has_every_token_once_in_order(record: Path, page_text: str) ->
     assert shown == decode(expected)
 
 
+def test_no_column_of_the_page_is_wider_than_a_narrow_screen() -> None:
+    """A fixed least width of a grid's column overflows there: each is bounded by what there is."""
+    columns = re.findall(r"minmax\(((?:[^()]|\([^()]*\))*),", STYLE)
+    assert columns
+    assert all(re.fullmatch(r"0|min\([^()]*, 100%\)", column) for column in columns)
+
+
 def test_a_page_escapes_what_a_model_wrote(record: Path) -> None:
     """Markup in a conversation is text, also in the tokenizer's spelling of it."""
     renderer = load_renderer(MODEL_FOLDER)
@@ -200,9 +208,9 @@ def unread(record: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
             written.turn_done(turn if index else replace(turn, turn=replace(turn.turn, unread=told)))
         for episode in reader.episodes():
             question = Message(role="user", content="What is \ud800?")
+            asked = replace(episode, messages=(question, *episode.messages))
             error = EpisodeError("mine.Broken", "no \udfff here", Phase.REWARD, "")
-            changed = replace(episode, messages=(question, *episode.messages), error=error)
-            written.episode_done(episode if episode.index else changed)
+            written.episode_done(asked if episode.index else replace(episode, error=error))
     return folder
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from dataclasses import dataclass, field
 
 import pytest
@@ -223,7 +224,9 @@ def test_a_cleanup_that_raises_after_an_error_is_added_to_it():
             raise OSError("cannot delete")
 
     error = play(Dirty(), fail(EngineFailureError("it broke"))).record.error
-    assert error.message == "it broke; then cleanup raised OSError: cannot delete"
+    told, place = error.message.split(" (")
+    assert told == "it broke; then cleanup raised OSError: cannot delete"
+    assert re.fullmatch(rf"{re.escape(__file__)}:\d+ in cleanup\)", place)
     assert error.phase is Phase.TURN
 
 

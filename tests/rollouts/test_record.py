@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import shutil
+import sys
 import tempfile
 from dataclasses import replace
 from datetime import timedelta, timezone
@@ -560,3 +562,44 @@ def test_settings_that_are_no_json_are_told(tmp_path):
     """Before the run, not after it."""
     with pytest.raises(RecordError, match="settings cannot be kept as JSON"):
         RecordWriter(tmp_path / "run", replace(INFO, config={"x": object()}))
+
+
+def synced(make, turns):
+    """How often the disk was waited for: while turns came, and when the record was closed."""
+    counts = [0, 0]
+
+    def watch(frame, event, called):
+        counts[-1] += event == "c_call" and called is os.fsync
+
+    with make() as record:
+        sys.setprofile(watch)
+        try:
+            for turn in turns:
+                record.turn_done(turn)
+            counts.insert(0, counts.pop())
+            record.close()
+        finally:
+            sys.setprofile(None)
+    return counts
+
+
+@pytest.mark.parametrize(("every_s", "expected"), [(0.0, 10), (3600.0, 0), (float("inf"), 0)])
+def test_the_disk_is_waited_for_as_often_as_was_asked(tmp_path, every_s, expected) -> None:
+    """Both tables, behind each turn or not before the end; at the end always."""
+    turns = play(None, episodes=1).turns
+    while_turns_came, at_the_end = synced(
+        lambda: RecordWriter(tmp_path / "run", INFO, sync_every_s=every_s), turns
+    )
+    assert (len(turns), while_turns_came) == (5, expected)
+    assert at_the_end >= 4
+
+
+def test_a_record_without_a_turn_is_taken_away_and_one_with_a_turn_is_not(tmp_path) -> None:
+    with RecordWriter(tmp_path / "none", INFO) as record:
+        record.episode_done(EpisodeRecord(0, 0, "null"))
+    assert record.discard_without_turns()
+    assert not record.folder.exists()
+    with RecordWriter(tmp_path / "some", INFO) as record:
+        record.turn_done(play(None, episodes=1).turns[0])
+    assert not record.discard_without_turns()
+    assert len(list(open_record(record.folder).turns())) == 1

@@ -32,6 +32,8 @@ class ExitCode(IntEnum):
     CALLER = 2
     """A wrong value, name or folder: the same command cannot succeed."""
     INTERRUPTED = 130
+    CLOSED_PIPE = 141
+    """What a shell says of a process that SIGPIPE ended."""
 
 
 class CommandFailed(Exception):
@@ -76,6 +78,10 @@ def run_command(command: click.Group, args: Sequence[str]) -> int:
     except TokentrueError as exc:
         code = ExitCode.CALLER if isinstance(exc, _CALLERS_FAULT) else ExitCode.FAILED
         return _say(error_line(exc), code)
+    except BrokenPipeError:
+        # Whoever read this has seen enough, as in `tokentrue inspect DIR | head -1`: that is no failure to tell.
+        _give_up_stdout()
+        return ExitCode.CLOSED_PIPE
     except OSError as exc:
         # Commands turn the failures of their own files into RecordError; what is left is standard output.
         _give_up_stdout()

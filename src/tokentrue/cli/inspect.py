@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from tokentrue.cli.connecting import tokenizer_folder
-from tokentrue.cli.page import episode_page, write_page
+from tokentrue.cli.page import check_page_folder, episode_page, write_page
 from tokentrue.cli.painting import paint_episode
-from tokentrue.cli.report import summary_lines
+from tokentrue.cli.report import WIDTH, summary_lines
 from tokentrue.cli.screen import episode_screen
 from tokentrue.cli.summary_json import summary_json
 from tokentrue.errors import ConfigError, RecordError
@@ -23,6 +23,9 @@ from tokentrue.rollouts.trajectory import EpisodeRecord, TurnRecord
 
 if TYPE_CHECKING:
     from tokentrue.rollouts.record import RecordReader
+
+_PLACE = 30
+"""How much of the end of a long error is shown in a list."""
 
 
 @click.command()
@@ -61,6 +64,10 @@ def inspect(folder: Path, **options: Any) -> None:
         options["as_json"] or options["as_list"]
     ):
         raise ConfigError("--json and --list go with no episode: leave out --episode and --html")
+    if options["logprobs"] and options["episode"] is None:
+        raise ConfigError("--logprobs goes with an episode on the screen: say which one with --episode N")
+    if options["html"] is not None:
+        check_page_folder(options["html"])
     _check_record_folder(folder)
     reader = open_record(folder)
     if options["as_list"]:
@@ -97,7 +104,7 @@ def _print_summary(reader: RecordReader, as_json: bool) -> None:
 
 def _print_list(reader: RecordReader, as_json: bool) -> None:
     if not as_json:
-        click.echo(f"{'episode':>7}  {'turns':>5}  {'reward':>6}  {'stop':<12} first message")
+        click.echo(f"{'episode':>7}  {'turns':>5}  {'reward':>6}  {'stop':<12} first message, or error")
     for episode in reader.episodes():
         if as_json:
             row = {
@@ -107,6 +114,8 @@ def _print_list(reader: RecordReader, as_json: bool) -> None:
                 "stop_reason": episode.stop_reason.value,
                 "seed": episode.seed,
                 "error": episode.error.message if episode.error is not None else None,
+                "error_type": episode.error.type_name if episode.error is not None else None,
+                "error_phase": episode.error.phase.value if episode.error is not None else None,
             }
             click.echo(json.dumps(row))
         else:
@@ -116,9 +125,17 @@ def _print_list(reader: RecordReader, as_json: bool) -> None:
 def _list_line(episode: EpisodeRecord) -> str:
     reward = "-" if episode.reward is None else f"{episode.reward:.2f}"
     opening = next((m.content or "" for m in episode.messages if m.role == "user"), "")
+    if episode.error is not None:
+        kind = episode.error.type_name.rsplit(".", 1)[-1]
+        opening = f"in {episode.error.phase.value}: {kind}: {episode.error.message}"
     text = " ".join(opening.split())
     line = f"{episode.index:>7}  {episode.turns:>5}  {reward:>6}  {episode.stop_reason.value:<12} {text}"
-    return line if len(line) <= 100 else line[:99] + "…"
+    if len(line) <= WIDTH:
+        return line
+    if episode.error is not None:
+        # What it says may be long; where it was raised stands at its end.
+        return f"{line[: WIDTH - _PLACE - 1]}…{line[-_PLACE:]}"
+    return line[: WIDTH - 1] + "…"
 
 
 def _show(reader: RecordReader, options: dict[str, Any]) -> None:

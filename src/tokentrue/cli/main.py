@@ -21,7 +21,7 @@ def cli() -> None:
     """Exact tokens between agents, inference engines and trainers.
 
     Exit codes: 0 done; 1 the engine, the way to it, the record or a law failed; 2 a wrong value, name or folder;
-    130 interrupted. Errors are one line on standard error.
+    130 interrupted; 141 whoever read the output closed it. Errors are one line on standard error.
     """
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from tokentrue.cli.page_style import SCRIPT, STYLE
 from tokentrue.cli.painting import PaintedRun, PaintedToken, PaintedTurn, Writer
 from tokentrue.cli.screen import drift_line, turn_heading, unread_line
-from tokentrue.errors import RecordError
+from tokentrue.errors import ConfigError, RecordError
 from tokentrue.messages import Message
 from tokentrue.rollouts.trajectory import EpisodeRecord, RunInfo
 
@@ -36,14 +36,23 @@ _EXPLAINED = {
 _KEYS = "← → token · n p turn · d next token that rendering from text would lose · Esc nothing"
 
 
+def check_page_folder(path: Path) -> None:
+    """Refuse to write where there is no folder: none is made for a name that may be a slip.
+
+    Raises:
+        ConfigError: The folder of the page is not there.
+    """
+    if not path.parent.is_dir():
+        raise ConfigError(f"{path} cannot be written: there is no folder {path.parent}")
+
+
 def write_page(path: Path, page: str) -> None:
-    """Write a page.
+    """Write a page into a folder that is there.
 
     Raises:
         RecordError: It cannot be written.
     """
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(page, encoding="utf-8", errors="replace")
     except OSError as exc:
         raise RecordError(f"{path} cannot be written: {exc.strerror or exc}") from exc

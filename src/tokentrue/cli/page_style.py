@@ -39,7 +39,7 @@ b.on { outline: 2px solid var(--fg); outline-offset: 0; }
 .bb.key { background: var(--bb-bg); } .sa.key { background: var(--sa-bg); } .un.key { background: var(--un-bg); }
 .legend { list-style: none; margin: 0.5rem 0 1.2rem; padding: 0.6rem 0.9rem; background: var(--panel);
   border-radius: 8px; display: grid; gap: 0.25rem 1.5rem;
-  grid-template-columns: repeat(auto-fit, minmax(24rem, 1fr));
+  grid-template-columns: repeat(auto-fit, minmax(min(24rem, 100%), 1fr));
   font-size: 0.88rem; }
 .drift { color: var(--bad); margin: 0 0 0.4rem; font-size: 0.88rem; } .drift::before { content: "≠ "; }
 footer { position: fixed; inset: auto 0 0 0; background: var(--panel); border-top: 1px solid var(--line);

@@ -144,7 +144,10 @@ def _report(order: Order, result: RolloutResult) -> None:
     summary = summarize(result.records, result.turns)
     for line in summary_lines(summary, result.duration_s):
         click.echo(line)
-    click.echo(f"record     {order.out}  (tokentrue inspect {order.out})")
+    if summary.turns:
+        click.echo(f"record     {order.out}  (tokentrue inspect {order.out})")
+    else:
+        click.echo(f"record     none: nothing was sampled, and {order.out} is free again")
     check_laws_held(summary.laws)
     if summary.stop_reasons.get(StopReason.ERROR, 0) == summary.episodes:
         first = next(record.error for record in result.records if record.error is not None)

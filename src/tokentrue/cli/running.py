@@ -73,7 +73,7 @@ def limited_environment(spec: str, limits: Limits) -> Environment[Any, Any]:
 
 
 async def record_run(order: Order, connection: Connection, started: datetime) -> RolloutResult:
-    """Play and record; the record is closed when this returns or raises, also on Ctrl-C.
+    """Play and record; the record is closed when this ends, also on Ctrl-C, and gone where it has no turn.
 
     Raises:
         ConfigError: The environment cannot be loaded.
@@ -83,15 +83,20 @@ async def record_run(order: Order, connection: Connection, started: datetime) ->
     environment = limited_environment(order.env, order.limits)
     logprobs = await connection.logprobs(order.plan.sampling)
     info = _run_info(order, connection, started, environment.name, logprobs)
-    with RecordWriter(order.out, info) as record:
-        return await run_rollouts(
-            environment,
-            connection.client,
-            connection.model,
-            order.plan,
-            record=record,
-            progress=BarProgress(Console(stderr=True)),
-        )
+    record = RecordWriter(order.out, info)
+    try:
+        with record:
+            return await run_rollouts(
+                environment,
+                connection.client,
+                connection.model,
+                order.plan,
+                record=record,
+                progress=BarProgress(Console(stderr=True)),
+            )
+    finally:
+        # Where nothing was sampled, the same command must be free to try again.
+        record.discard_without_turns()
 
 
 def _run_info(

@@ -30,6 +30,7 @@ from tokentrue.rollouts.trajectory import (
     TrajectorySink,
     TurnRecord,
     told_time,
+    told_with_place,
 )
 from tokentrue.sampling import SamplingParams
 from tokentrue.sessions.session import Session
@@ -280,7 +281,9 @@ class EpisodePlayer(Generic[TaskT, StateT]):
             self._error = EpisodeError.from_exception(exc, phase)
             self._failure = exc
         else:
-            later = f"{self._error.message}; then {phase.value} raised {type(exc).__name__}: {exc}"
+            later = (
+                f"{self._error.message}; then {phase.value} raised {type(exc).__name__}: {told_with_place(exc)}"
+            )
             self._error = replace(self._error, message=later)
 
     def _record(self, stop_reason: StopReason, duration_s: float) -> EpisodeRecord:

@@ -2,13 +2,14 @@
 
 While a run is under way the tables are Arrow IPC streams (`turns.arrows`, `episodes.arrows`), to which every
 turn is appended as one record batch in one write: a kill at any moment loses at most the turn in flight, and any
-Arrow reader can follow. `close` turns them into Parquet (`turns.parquet`, `episodes.parquet`), sorted by episode
-and turn. A reader takes either form, and says which one it found.
+Arrow reader can follow. A power cut may lose more: what the disk was not told to keep, which is done every few
+seconds (`sync_every_s`) and when the record is closed. `close` turns the streams into Parquet (`turns.parquet`,
+`episodes.parquet`), sorted by episode and turn. A reader takes either form, and says which one it found.
 """
 
 from __future__ import annotations
 
-import os
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from enum import Enum
@@ -37,6 +38,7 @@ from tokentrue.rollouts.record_rows import (
     turn_from_row,
     turn_row,
 )
+from tokentrue.rollouts.record_stream import STREAM_END, ArrowStream
 from tokentrue.rollouts.trajectory import EpisodeRecord, RunInfo, TurnRecord
 
 SCHEMA_VERSION = 4
@@ -45,9 +47,11 @@ SCHEMA_VERSION = 4
 _ADDED = {2: ("logprobs_mode",), 3: ("weight_evidence", "resumed_at"), 4: ("unread", "began_at", "surrogates")}
 """The columns that came with a schema version; version 1 has all others."""
 
+SYNC_EVERY_S = 5.0
+"""The most that a power cut costs of a run under way, in seconds, where turns keep ending."""
+
 _TURNS = "turns"
 _EPISODES = "episodes"
-_STREAM_END = b"\xff\xff\xff\xff\x00\x00\x00\x00"  # Arrow's end-of-stream marker
 _HEADER_BYTES = 8  # continuation marker and length of the metadata, both 32 bits
 _GROUP_ROWS = 1024
 _VERSION_KEY = b"tokentrue_schema_version"
@@ -133,67 +137,30 @@ class RecordForm(Enum):
     """Arrow streams: the run is still under way, or its process was killed."""
 
 
-class _Stream:
-    """An Arrow IPC stream that is whole after every `append`."""
-
-    def __init__(self, path: Path, schema: pa.Schema) -> None:
-        self._path = path
-        self._row_type = pa.struct(list(schema))
-        try:
-            self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND, 0o644)
-        except OSError as exc:
-            raise unwritable(path, exc) from exc
-        self._length = 0
-        self._write(schema.serialize().to_pybytes())
-
-    def append(self, row: Row) -> None:
-        try:
-            # One conversion of the whole row: column by column, `from_pylist` takes more than twice as long.
-            batch = pa.RecordBatch.from_struct_array(pa.array([row], type=self._row_type))
-        except (pa.ArrowException, OverflowError, TypeError, ValueError) as exc:
-            raise RecordError(f"a row does not fit {self._path.name}: {exc}") from exc
-        self._write(batch.serialize().to_pybytes())
-
-    def _write(self, message: bytes) -> None:
-        done = 0
-        try:
-            while done < len(message):
-                done += os.write(self._file, message[done:])
-        except OSError as exc:
-            # Half a message would hide everything appended behind it.
-            os.ftruncate(self._file, self._length)
-            raise unwritable(self._path, exc) from exc
-        self._length += done
-
-    def close(self) -> None:
-        """End the stream and hand it to the disk; the file is closed even when that fails."""
-        try:
-            self._write(_STREAM_END)
-            os.fsync(self._file)
-        except OSError as exc:
-            raise unwritable(self._path, exc) from exc
-        finally:
-            os.close(self._file)
-
-
 class RecordWriter:
     """Writes a record while its run happens; a `TrajectorySink`. Use it as a context manager.
 
     Leaving the context closes the record whatever was raised inside, so that Ctrl-C leaves a closed one.
 
+    Args:
+        sync_every_s: A turn or an episode that ends so long after the last time has the disk take what was
+            written, which may take it milliseconds. A power cut (no mere kill) loses what was written since. 0 is
+            each time, infinity never before the end.
+
     Raises:
         RecordError: The folder is not empty, or something in it cannot be written (disk full, no permission).
     """
 
-    def __init__(self, folder: Path, info: RunInfo) -> None:
+    def __init__(self, folder: Path, info: RunInfo, *, sync_every_s: float = SYNC_EVERY_S) -> None:
         self.folder = folder
         self._known: dict[int, KnownTurns] = {}
-        self._is_closed = False
+        self._is_closed = self._has_turns = False
+        self._sync_every_s, self._synced_at = sync_every_s, time.monotonic()
         make_empty_folder(folder)
         write_run_info(folder, info, SCHEMA_VERSION)
-        self._turns = _Stream(folder / f"{_TURNS}.arrows", _TURN_SCHEMA)
+        self._turns = ArrowStream(folder / f"{_TURNS}.arrows", _TURN_SCHEMA)
         try:
-            self._episodes = _Stream(folder / f"{_EPISODES}.arrows", _EPISODE_SCHEMA)
+            self._episodes = ArrowStream(folder / f"{_EPISODES}.arrows", _EPISODE_SCHEMA)
         except RecordError:
             self._turns.close()
             raise
@@ -206,12 +173,38 @@ class RecordWriter:
         """Keep a turn; when this returns, a kill no longer loses it."""
         known = self._known.setdefault(turn.episode, KnownTurns())
         self._turns.append(turn_row(turn, known.strip(turn.turn)))
+        self._has_turns = True
         known.add(turn.turn)
+        self._maybe_sync()
 
     def episode_done(self, episode: EpisodeRecord) -> None:
         """Keep how an episode ended."""
         self._episodes.append(episode_row(episode))
         self._known.pop(episode.index, None)
+        self._maybe_sync()
+
+    def _maybe_sync(self) -> None:
+        if time.monotonic() - self._synced_at >= self._sync_every_s:
+            self._turns.sync()
+            self._episodes.sync()
+            self._synced_at = time.monotonic()
+
+    def discard_without_turns(self) -> bool:
+        """Remove a record into which no turn came, so that its folder is free again; whether that was so.
+
+        Raises:
+            RecordError: Something of it cannot be removed.
+        """
+        if self._has_turns:
+            return False
+        self.close()
+        try:
+            for path in self.folder.iterdir():
+                path.unlink()
+            self.folder.rmdir()
+        except OSError as exc:
+            raise unwritable(self.folder, exc) from exc
+        return True
 
     def close(self) -> None:
         """Turn the streams into Parquet; idempotent."""
@@ -438,7 +431,7 @@ def _read_stream(path: Path) -> _StreamRows:
 
 def _bytes_behind_end(path: Path, rest: bytes) -> int:
     """How many bytes are torn where a stream says that it ends; zeros are what a power cut may leave."""
-    if rest == _STREAM_END:
+    if rest == STREAM_END:
         return 0
     if not any(rest):
         return len(rest)
@@ -450,7 +443,7 @@ def _ends_early(data: pa.Buffer, start: int, exc: Exception) -> bool:
     header = data.slice(start, min(_HEADER_BYTES, data.size - start)).to_pybytes()
     if len(header) < _HEADER_BYTES:
         return True
-    if not header.startswith(_STREAM_END[:4]):
+    if not header.startswith(STREAM_END[:4]):
         return False
     metadata_len = int.from_bytes(header[4:], "little", signed=True)
     ends_in_metadata = metadata_len >= 0 and start + _HEADER_BYTES + metadata_len > data.size

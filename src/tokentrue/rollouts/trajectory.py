@@ -12,6 +12,7 @@ from typing import Any, Protocol
 from tokentrue.errors import TokentrueError
 from tokentrue.generation import EngineInfo
 from tokentrue.messages import Message
+from tokentrue.raised import place_of
 from tokentrue.rollouts.environment import StopReason
 from tokentrue.sampling import SamplingParams
 from tokentrue.turns import Turn
@@ -35,7 +36,7 @@ class EpisodeError:
 
     Args:
         type_name: The exception's class; with its module unless it is a builtin.
-        message: Its text.
+        message: Its text, and for what is not Tokentrue's own where in its author's code it was raised.
         phase: Where it was raised.
         trace: The innermost frames, for the author of an environment; "" for Tokentrue's own errors.
     """
@@ -52,7 +53,13 @@ class EpisodeError:
         module = "" if kind.__module__ == "builtins" else f"{kind.__module__}."
         own = isinstance(exc, TokentrueError)
         trace = "" if own else "".join(traceback.format_tb(exc.__traceback__)[-_TRACE_FRAMES:])
-        return cls(module + kind.__qualname__, str(exc), phase, trace)
+        return cls(module + kind.__qualname__, told_with_place(exc), phase, trace)
+
+
+def told_with_place(exc: BaseException) -> str:
+    """What an exception says, with `file:line in function` of its author's code; Tokentrue's own need none."""
+    place = "" if isinstance(exc, TokentrueError) else place_of(exc)
+    return f"{exc} ({place})".lstrip() if place else str(exc)
 
 
 @dataclass(frozen=True, slots=True)
