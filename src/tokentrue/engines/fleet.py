@@ -19,7 +19,7 @@ import asyncio
 import contextlib
 import hashlib
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
@@ -199,13 +199,12 @@ class Fleet:
             endpoint = await self._entered(session, refused, started)
             has_begun = False
             try:
-                async with (
-                    self._used(endpoint),
-                    contextlib.aclosing(stream_of(endpoint.engine, endpoint.with_rank(request))) as parts,
-                ):
-                    async for part in parts:
-                        has_begun = True
-                        yield part
+                with self._used(endpoint):
+                    asked = endpoint.with_rank(request)
+                    async with contextlib.aclosing(stream_of(endpoint.engine, asked)) as parts:
+                        async for part in parts:
+                            has_begun = True
+                            yield part
                 return
             except (ConnectionFailedError, EngineBusyError) as exc:
                 if has_begun or not left:
@@ -300,7 +299,7 @@ class Fleet:
         for left in range(self._policy.attempts - 1, -1, -1):
             endpoint = await self._entered(session, refused, started)
             try:
-                async with self._used(endpoint):
+                with self._used(endpoint):
                     return await ask(endpoint)
             except (ConnectionFailedError, EngineBusyError) as exc:
                 if not left:
@@ -317,8 +316,8 @@ class Fleet:
         await asyncio.sleep(self._pause_s(exc))
         return set()
 
-    @contextlib.asynccontextmanager
-    async def _used(self, endpoint: _Endpoint) -> AsyncIterator[None]:
+    @contextlib.contextmanager
+    def _used(self, endpoint: _Endpoint) -> Iterator[None]:
         """One request at an endpoint whose place is held; gives the place back."""
         endpoint.sent += 1
         try:
