@@ -321,6 +321,23 @@ FAULTS = (
         ("tests/sessions/test_trajectories.py",),
     ),
     Fault(
+        "white space behind reasoning that the prompt closed is content",
+        "rendering/streaming.py",
+        'return form.gap.removeprefix(behind) if form.gap.startswith(behind) else ""',
+        'return ""',
+        (
+            "tests/rendering/test_reader_laws.py"
+            "::test_white_space_behind_reasoning_that_the_prompt_closes_is_the_templates",
+        ),
+    ),
+    Fault(
+        "white space that a template writes behind its text is content",
+        "rendering/formats/frames.py",
+        "if not found or THOUGHT in before + after or not before + after:",
+        "if not found or THOUGHT in before + after or not (before + after).strip():",
+        (f"{FORMATS}::test_law_6_parse_is_the_inverse_of_render_assistant[trailed]",),
+    ),
+    Fault(
         "a typed tag is read as the schema says",
         "rendering/formats/parameters.py",
         "return text if kind == self.type_word.text_word else typed_value(text, None)",

@@ -13,6 +13,7 @@ from tokentrue import Message, Renderer
 from tokentrue.rendering.formats.parsed import CallStatus
 from tokentrue.rendering.formats.reasoning import ReasoningState
 from tokentrue.rendering.reader import MALFORMED_KEY
+from tokentrue.rendering.streaming import ContentDelta
 
 relaxed = settings(max_examples=60, deadline=None)
 
@@ -158,3 +159,28 @@ def test_reasoning_is_told_open_closed_and_absent(qwen_like: Renderer) -> None:
     assert read("I see.\n</think>\n\nYes.", opened) == (ReasoningState.CLOSED, "I see.", "Yes.")
     shut = "<|im_end|>\n<|im_start|>assistant\n<think>\n\n</think>\n\n"
     assert read("Yes.", shut) == (ReasoningState.ABSENT, None, "Yes.")
+
+
+@pytest.mark.parametrize(
+    ("prompt", "text", "content"),
+    [
+        ("<think>\n\n</think>", "\n\nYes.", "Yes."),
+        ("<think>\n\n</think>", "\n\n\nYes.", "\nYes."),
+        ("<think>\n\n</think>", "Yes.", "Yes."),
+        ("<think>\n\n</think>", "\nYes.", "\nYes."),
+        ("<think>\n\n</think>", "\n\n", ""),
+        ("<think>\n\n</think>", "\n", "\n"),
+        ("<think>\n\n</think>\n\n", "\n\nYes.", "\n\nYes."),
+        ("</think> So", "\n\nYes.", "\n\nYes."),
+    ],
+)
+def test_white_space_behind_reasoning_that_the_prompt_closes_is_the_templates(
+    qwen_like: Renderer, prompt: str, text: str, content: str
+) -> None:
+    encode = qwen_like.tokenizer.encode
+    prompt_ids = encode(f"<|im_end|>\n<|im_start|>assistant\n{prompt}")
+    parsed = qwen_like.parse_response(encode(text), prompt_ids=prompt_ids)
+    assert (parsed.reasoning, parsed.content) == (ReasoningState.ABSENT, content)
+    reader = qwen_like.start_reading(prompt_ids=prompt_ids)
+    deltas = [delta for token_id in encode(text) for delta in reader.feed([token_id])] + list(reader.finish())
+    assert "".join(delta.text for delta in deltas if isinstance(delta, ContentDelta)) == content

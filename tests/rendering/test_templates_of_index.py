@@ -33,13 +33,12 @@ CONVERSATIONS, MESSAGES, CUT_MESSAGES = 30, 30, 4
 NEVER_WRITTEN = {"llama.cpp/CohereForAI-c4ai-command-r-plus-tool_use"}
 """It fails on every tool schema without `additionalProperties`."""
 NOT_READ_BACK = {
-    "llama.cpp/poolside-Laguna-XS-2.1",
-    "llama.cpp/poolside-Laguna-XS.2",
-    "llama.cpp/unsloth-Apriel-1.5",
     "llama.cpp/NVIDIA-Nemotron-Nano-v2",
+    "llama.cpp/LFM2.5-8B-A1B",
+    "trl/lfm2_2_5_v2",
 }
-"""White space that these write around text stays in it, and Nemotron-Nano-v2's history leaves out that reasoning
-was closed: docs/more_templates.md shows each."""
+"""Nemotron-Nano-v2's history leaves out that the reasoning of its generation prompt was closed, and LFM2.5 writes
+a quote in a quoted string as it is: what they write cannot be told from something else."""
 
 
 def _found() -> tuple[tuple[Template, ...], str]:
@@ -79,8 +78,8 @@ def test_no_bridge_is_wrong(real: Renderer) -> None:
 def test_law_6_holds_where_calls_are_read(template: Template, real: Renderer) -> None:
     inverse = judge_inverse(real, seed=7, count=MESSAGES)
     if real.tool_format is not None:
-        assert (inverse.wrong == ()) == (template.name not in NOT_READ_BACK)
-        assert inverse.right + len(inverse.wrong) > 0
+        assert inverse.right > 0
+        assert inverse.wrong == () or template.name in NOT_READ_BACK
 
 
 def test_cut_at_every_id_and_fed_one_by_one(real: Renderer) -> None:

@@ -190,6 +190,13 @@ CHANNELS = (
 {%- if add_generation_prompt %}{{- '<start>assistant' }}{%- endif %}"""
 )
 
+TRAILED = (
+    "{{- m.content or '' }}"
+    + _CALLS
+    + """{%- if m.content or not loop.first %}{{- '\\n' }}{%- endif %}
+    {{- '<tool_call>\\n{"name": "' + f.name + '", "arguments": ' + (f.arguments | tojson) + '}\\n</tool_call>' }}
+    {%- endfor %}{{- '\\n' }}"""
+)
 DSML = (
     _SAY
     + "{%- if m.tool_calls %}{{- '\\n\\n<<ml>calls>\\n' }}"
@@ -270,6 +277,7 @@ FAMILIES = (
         (*_TAGS, *_ARG, "<sep>"),
         "key/value tags in <tool_call>…</tool_call>",
     ),
+    Family("trailed", framed_by(TRAILED), _TAGS, "json in <tool_call>…</tool_call>", reasoning=False),
     Family("typed_tags", framed_by(DSML), ("<ml>",), "typed xml parameters in <<ml>calls>…</<ml>calls>"),
     Family(
         "lines",

@@ -119,6 +119,8 @@ class StreamingReader:
         self._gap = TrimmedText("")
         if form is not None and form.is_open(rules.prompt_tail):
             self._begin_reasoning(form, self._lead_in_prompt(form))
+        elif form is not None and (left := self._gap_behind_prompt(form)):
+            self._stage, self._gap = _Stage.BEHIND_REASONING, TrimmedText(left)
         self._state = ReasoningState.OPEN if self._stage is _Stage.REASONING else ReasoningState.ABSENT
 
     @property
@@ -215,6 +217,16 @@ class StreamingReader:
         opened_at = max(position for position, token_id in enumerate(tail) if token_id == form.opener.id)
         behind = self._rules.tokenizer.decode(tail[opened_at + 1 :]) if tail[opened_at + 1 :] else ""
         return form.lead.removeprefix(behind) if behind else form.lead
+
+    def _gap_behind_prompt(self, form: ReasoningFormat) -> str:
+        """The white space that is still to come where the prompt ends with closed reasoning."""
+        tail = self._rules.prompt_tail
+        closed = [position for position, token_id in enumerate(tail) if token_id == form.closer.id]
+        if not closed:
+            return ""
+        rest = tail[closed[-1] + 1 :]
+        behind = self._rules.tokenizer.decode(rest) if rest else ""
+        return form.gap.removeprefix(behind) if form.gap.startswith(behind) else ""
 
     def _char(self, token_id: int) -> str:
         return self._marks.char(token_id) or ""

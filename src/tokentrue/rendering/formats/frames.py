@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 from tokentrue.messages import Message
 from tokentrue.rendering.formats.held_text import TrimmedText
-from tokentrue.rendering.formats.marks import Marks, has_mark, is_mark
+from tokentrue.rendering.formats.marks import Marks, is_mark
 from tokentrue.rendering.formats.probing import KEY, TEXT, THOUGHT, VALUE, Probes
 
 _OTHER_TEXT = "7 qzWords8\n\né qzEnd9"
@@ -117,8 +117,10 @@ def _is_read(probes: Probes, message: Message, frames: tuple[Frame, ...], read: 
 def _frame_around(probes: Probes, message: Message, text: str) -> Frame | None:
     said = probes.ended(message)
     before, found, after = said.partition(text) if said is not None else ("", "", "")
-    if not found or THOUGHT in before + after or not (before.strip() or has_mark(after)):
-        return None  # reasoning is none, and white space alone is what a model samples
+    if not before.strip():
+        before = ""  # white space before the text is what a model samples
+    if not found or THOUGHT in before + after or not before + after:
+        return None
     # Behind text beside a call stands the call.
     return Frame(_parts(before, probes.marks), _parts(after, probes.marks) if not message.tool_calls else ())
 
