@@ -24,8 +24,10 @@ from tokentrue.rendering.bridge import Bridge
 from tokentrue.rendering.certificate import FollowUpKind, Verdict
 from tokentrue.rendering.seams import SeamKind
 from tokentrue.rendering.tail import BridgeRefused, FollowUp, Tail
+from tokentrue.rendering.verdict import SampledStep, VerdictKind, judge
 from tokentrue.rollouts.laws import Law
 from tokentrue.rollouts.proof import prove
+from tokentrue.tokens import TokenIds
 from tokentrue.turns import How, Junction, Why
 
 _ASKS = "{%- if add_generation_prompt %}{{- '<|im_start|>assistant\\n' }}{%- endif %}"
@@ -317,6 +319,23 @@ def test_the_fast_path_is_the_slow_path(kind: Renderer, data: st.DataObject) -> 
             assert full.endswith(found.seam.close.text + found.text)
         history = (*history, *new)
     assert tails.memory.disproofs == []
+
+
+@pytest.mark.parametrize(
+    ("template", "kind"), [(PLAIN, VerdictKind.SAMPLED_DIVERGES), (FORGETFUL, VerdictKind.HISTORY_REWRITE)]
+)
+def test_the_verdict_tells_that_history_loses_the_calls(tmp_path: Path, template: str, kind: VerdictKind) -> None:
+    """Where calls are never written, what was sampled diverges; where they are forgotten, history is rewritten."""
+    renderer = made(tmp_path, template)
+    prompt, ids = renderer.render_ids((USER,), tools=TOOLS), renderer.tokenizer.encode(_BLOCK + "<|im_end|>")
+    messages = (USER, CALLED, RESULT)
+    outcome = renderer.bridge_to_next_turn(prompt, ids, (RESULT,), history=messages[:2], tools=TOOLS)
+    assert isinstance(outcome, Bridge)
+    step = SampledStep(1, TokenIds(ids), prompt)
+    verdict = judge(renderer, messages, TOOLS, outcome.prompt_ids, [step])
+    assert verdict.kind is kind
+    assert verdict.ours.startswith("<tool_call>")
+    assert verdict.template.startswith("<|im_end|>")
 
 
 def _proved(play: Play, renderer: Renderer, *junctions: Junction) -> None:
