@@ -186,3 +186,16 @@ def test_proofs_add_up(renderer: Renderer, played: Played) -> None:
 def test_turns_of_no_episode_are_an_error(renderer: Renderer, played: Played) -> None:
     with pytest.raises(RecordError, match="no such episode"):
         prove([], played.turns, renderer)
+
+
+def test_a_turn_that_could_not_be_read_is_no_breach_of_law_6(renderer: Renderer) -> None:
+    """Its message is the text of its ids, or empty, and the turn says so; unless it says so, it is a breach."""
+    play = Play(renderer, [user("which colour?")])
+    play.say("<think>\nhm\n</think>\n\nblue")
+    played = play.done()
+    other = replace(played.turns[0], message=Message(role="assistant", content="<think>..."))
+    unread = replace(other, turn=replace(other.turn, unread="it raised"))
+    laws = {check.law: check for check in prove([played.episode], [unread], renderer).checks}
+    assert (laws[Law.INVERSE].checked, laws[Law.INVERSE].broken) == (0, 0)
+    laws = {check.law: check for check in prove([played.episode], [other], renderer).checks}
+    assert laws[Law.INVERSE].broken == 1

@@ -167,6 +167,11 @@ def test_cached_tokens_are_summed_over_those_that_were_told():
     """An engine that says nothing is not an engine that cached nothing."""
     turns = [replace(t, turn=replace(t.turn, usage=Usage())) for t in played().turns]
     assert summarize((), turns).cached_tokens is None
+    some = [replace(turns[0], turn=replace(turns[0].turn, usage=Usage(1, 1, 7))), *turns[1:]]
+    summary = summarize((), some)
+    assert (summary.cached_tokens, summary.cached_told) == (7, 1)
+    assert ", 7 cached (told of 1 turns)" in "\n".join(summary_lines(summary))
+    assert "told of" not in "\n".join(summary_lines(summarize((), played().turns)))
 
 
 def with_modes(turns, *modes):

@@ -168,6 +168,8 @@ def _tokens(summary: Summary) -> str:
     text = f"{summary.completion_tokens} sampled, {summary.prompt_tokens} in prompts"
     if summary.cached_tokens is None:
         return text
+    if summary.cached_told < summary.turns:
+        return f"{text}, {summary.cached_tokens} cached (told of {summary.cached_told} turns)"
     return f"{text}, of these {summary.cached_tokens} cached by the engine"
 
 

@@ -23,6 +23,7 @@ def summary_json(summary: Summary) -> dict[str, Any]:
         "prompt_tokens": summary.prompt_tokens,
         "completion_tokens": summary.completion_tokens,
         "cached_tokens": summary.cached_tokens,
+        "cached_told": summary.cached_told,
         "how": _by_value(summary.how),
         "rendered_why": _by_value(summary.rendered_why),
         "junctions": _by_value(summary.junctions),

@@ -31,6 +31,7 @@ class Summary:
         prompt_tokens: Sum of the prompts' lengths, known ids included.
         completion_tokens: Sampled ids.
         cached_tokens: Prompt tokens that the engine said it had cached; None when it never said.
+        cached_told: Turns of which it said that: `cached_tokens` is of these only.
         how: Turns by how their prompt was made.
         rendered_why: Turns that were not bridged, by reason.
         junctions: Bridged turns by what happened at the junction.
@@ -53,6 +54,7 @@ class Summary:
     prompt_tokens: int
     completion_tokens: int
     cached_tokens: int | None
+    cached_told: int
     how: Mapping[How, int]
     rendered_why: Mapping[Why, int]
     junctions: Mapping[Junction, int]
@@ -119,6 +121,7 @@ def summarize(episodes: Iterable[EpisodeRecord], turns: Iterable[TurnRecord]) ->
         prompt_tokens=sum(len(record.turn.tokens.prompt_ids) for record in recorded),
         completion_tokens=sum(len(record.turn.tokens.completion_ids) for record in recorded),
         cached_tokens=sum(said_cached) if said_cached else None,
+        cached_told=len(said_cached),
         how=Counter(stitch.how for stitch in stitches),
         rendered_why=Counter(stitch.why for stitch in stitches if stitch.how is not How.BRIDGED),
         junctions=Counter(stitch.junction for stitch in stitches if stitch.junction is not None),
