@@ -6,7 +6,7 @@
 TEMPLATE_TESTS_A := tests/rendering/test_templates_at_hand.py tests/rendering/test_formats.py
 TEMPLATE_TESTS_B := tests/rendering/test_transformers_oracle.py tests/rendering/test_reference_ids.py \
   tests/rendering/test_reference_renderings.py tests/rendering/test_proof_cache.py tests/sessions/test_transcripts.py \
-  tests/rendering/test_templates_of_index.py
+  tests/rendering/test_templates_of_index.py tests/rendering/test_disorder.py
 
 test-templates: $(VENV)/wheel $(VENV)/test-tools
 	@TOKENTRUE_ALL_TEMPLATES=1 TOKENTRUE_EXAMPLES=200 TOKENTRUE_CONVERSATIONS=1000 \

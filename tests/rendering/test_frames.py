@@ -95,7 +95,7 @@ def recipients(name: str = "recipients") -> Renderer:
         ("recipients", "all\n<msg>Yes\n[a]<to>look", "Yes", [("unclosed", None, "look")]),
         ("recipients", "all\n<msg>Yes\n[a]<to>[e]", "Yes", [("missing_name", None, "")]),
         ("recipients", "all\n<msg>Yes\n[a", "Yes\n[a", []),
-        ("recipients", 'f\n<msg>{"a": ', "", [("unclosed", None, '{"a": ')]),
+        ("recipients", 'f\n<msg>{"a": ', "", [("unclosed", "f", '{"a": ')]),
         ("recipients", 'f\n<msg>{"a": [e]', "", [("invalid_json", "f", '{"a": ')]),
         ("recipients", "f\n<msg>{}\n[a]<to>g\n<msg>[e]", "", [("ok", "f", "{}"), ("invalid_json", "g", "")]),
         ("recipients_as_text", "all\na >>> b\n>>>c d\n", "a >>> b\n>>>c d\n", []),

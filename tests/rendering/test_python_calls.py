@@ -14,7 +14,7 @@ from templates.families import FAMILIES, UNQUOTED, family_renderer
 from templates.spoken import TYPED_TOOLS, inner
 from tokentrue import Message, Renderer, ToolCall
 from tokentrue.rendering.formats.parsed import CallStatus
-from tokentrue.rendering.formats.python_literals import Literals, NotLiteral
+from tokentrue.rendering.formats.python_literals import NotLiteral, whole_literal
 
 plain_json = st.recursive(
     st.one_of(inner, st.text(max_size=8), st.floats(allow_nan=False, allow_infinity=False)),
@@ -23,26 +23,17 @@ plain_json = st.recursive(
 )
 
 
-def whole(text: str) -> Any:
-    reader = Literals(text)
-    value = reader.value()
-    reader.skip_space()
-    if reader.at != len(text):
-        raise NotLiteral(text)
-    return value
-
-
 @given(value=plain_json)
 def test_what_python_or_json_writes_is_read_back(value: Any) -> None:
-    assert whole(repr(value)) == value
-    assert whole(json.dumps(value, ensure_ascii=False)) == value
+    assert whole_literal(repr(value)) == value
+    assert whole_literal(json.dumps(value, ensure_ascii=False)) == value
 
 
 @given(text=st.text(alphabet="'\"\\[]{}(),:019.eE-+_ntxruTrueNoefals \n", max_size=24))
 def test_what_is_read_is_what_python_reads(text: str) -> None:
     """`ast.literal_eval` is the oracle wherever both take a text; what ours takes beyond it is told below."""
     try:
-        mine = whole(text)
+        mine = whole_literal(text)
     except NotLiteral:
         return
     try:
@@ -59,7 +50,24 @@ def test_what_is_read_is_what_python_reads(text: str) -> None:
 @pytest.mark.parametrize(
     "text",
     [
-        *("1e999", "-1e999", "nan", "inf", "b'x'", "f'x'", "{1: 2}", "{1}", "1j", "x", "f()", "[1, 2", "'a"),
+        *(
+            "1e999",
+            "-1e999",
+            "nan",
+            "inf",
+            "b'x'",
+            "f'x'",
+            "{1: 2}",
+            "{1}",
+            "1j",
+            "007",
+            "1x",
+            "0x",
+            "x",
+            "f()",
+            "[1, 2",
+            "'a",
+        ),
         *("1 + 1", "'\\x4'", "'\\777'", "9" * 5000, "[" * 100000, "{'k': " * 100000, "-" * 100000 + "1", ""),
         *("lambda: 1", "{**x}"),
     ],
@@ -67,12 +75,12 @@ def test_what_is_read_is_what_python_reads(text: str) -> None:
 )
 def test_what_json_cannot_hold_is_no_literal(text: str) -> None:
     with pytest.raises(NotLiteral):
-        whole(text)
+        whole_literal(text)
 
 
 @pytest.mark.parametrize("text", [r"'\d+\.\w'", r"'\8'", r'"\ "'])
 def test_an_escape_that_python_does_not_know_is_its_text_and_no_warning(text: str) -> None:
-    assert whole(text) == text[1:-1]
+    assert whole_literal(text) == text[1:-1]
 
 
 def read(renderer: Renderer, text: str) -> tuple[str, list[tuple[str, str | None, str | None]]]:

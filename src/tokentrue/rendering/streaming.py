@@ -111,7 +111,7 @@ class StreamingReader:
         self._decoder = MarkedDecoder(marks, rules.tokenizer, last)
         self._format: FormatReader = rules.tools.start(rules.schemas) if rules.tools else _PlainReader(marks)
         self._held_stop: int | None = None
-        self._held = ""
+        self._held: list[str] = []
         self._calls = 0
         self._said_reasoning = False
         self._stage = _Stage.SAYING if form is None else _Stage.BEFORE_REASONING
@@ -158,7 +158,7 @@ class StreamingReader:
             pieces += self._thinking(self._thought.end(cut=False))
         else:
             if self._stage is _Stage.BEFORE_REASONING:
-                pieces += self._say(self._held)
+                pieces += self._say("".join(self._held))
             elif self._stage is _Stage.BEHIND_REASONING:
                 pieces += self._say(self._gap.end(cut=False))
             was_open = self._format.reasoning_is_open
@@ -187,11 +187,11 @@ class StreamingReader:
         return pieces
 
     def _find_opener(self, form: ReasoningFormat, text: str) -> str:
-        self._held += text
-        stripped = self._held.lstrip()
+        self._held.append(text)
+        stripped = text.lstrip()
         if not stripped:
             return ""
-        held, self._held = self._held, ""
+        held, self._held = "".join(self._held), []
         if stripped.startswith(self._char(form.opener.id)):
             self._begin_reasoning(form, form.lead)
             self._state = ReasoningState.OPEN

@@ -7,6 +7,9 @@ from dataclasses import dataclass, field, replace
 from tokentrue.rendering.formats.marks import Marks
 from tokentrue.rendering.formats.parsed import CallKeys, CallStatus, ReadPiece, Schemas, Spoken, SpokenKind
 
+_LONGEST_BEGINNING = 512
+"""So many characters may stand in front of the first key; behind more white space it is text."""
+
 
 @dataclass(frozen=True, slots=True)
 class BareJson:
@@ -27,7 +30,8 @@ class BareJson:
 class _BareReader:
     def __init__(self, form: BareJson) -> None:
         self._form = form
-        self._held = ""
+        self._held: list[str] = []
+        self._begin = ""
         self._decided: bool | None = None
 
     @property
@@ -35,31 +39,31 @@ class _BareReader:
         return False
 
     def feed(self, text: str) -> list[ReadPiece]:
-        self._held += text
+        self._held.append(text)
         if self._decided is None:
-            self._decided = self._decide()
+            self._begin = (self._begin + text).lstrip()[:_LONGEST_BEGINNING]
+            self._decided = self._decide(self._begin)
         return self._flush() if self._decided is False else []
 
     def finish(self, *, stopped: bool) -> list[ReadPiece]:
         if not self._decided:
             return self._flush()
-        raw = self._form.marks.plain(self._held)
+        raw = self._form.marks.plain("".join(self._held))
         call = self._form.keys.read(raw)
         if call.status is CallStatus.INVALID_JSON and call.name is None and not raw.rstrip().endswith("}"):
             call = replace(call, status=CallStatus.UNCLOSED)
         return [call]
 
-    def _decide(self) -> bool | None:
+    def _decide(self, begin: str) -> bool | None:
         """True: a call; False: text; None: too little of it is there."""
-        text = self._held.lstrip()
-        if text and not text.startswith("{"):
+        if begin and not begin.startswith("{"):
             return False
-        text = text[1:].lstrip()
+        text = begin[1:].lstrip()
         key = f'"{self._form.keys.name_key}"'
         if text.startswith(key):
             return True
-        return None if key.startswith(text) else False
+        return None if key.startswith(text) and len(begin) < _LONGEST_BEGINNING else False
 
     def _flush(self) -> list[ReadPiece]:
-        held, self._held = self._held, ""
+        held, self._held = "".join(self._held), []
         return [Spoken(SpokenKind.CONTENT, self._form.marks.plain(held))] if held else []

@@ -23,6 +23,9 @@ from tokentrue.rendering.formats.parsed import (
     is_json,
 )
 
+_MOST_TYPES = 2
+"""Behind the channel mark: the channel's name, and perhaps what the body is written in (`json`)."""
+
 
 @dataclass(frozen=True, slots=True)
 class Channels:
@@ -57,58 +60,54 @@ class Channels:
 class _ChannelReader:
     def __init__(self, form: Channels) -> None:
         self._form = form
-        self._held = ""
+        self._header: list[str] = []
+        self._body: list[str] = []
+        self._is_started = False
         self._kind: SpokenKind | None = None
         self._recipient: str | None = None
         self._in_body = False
         self._is_fresh = True
-        self._scanned = 0
         self._had: set[SpokenKind] = set()
-        self._body_stops = re.compile("|".join(map(re.escape, sorted({*form.ends, form.start_mark}))))
+        stops = {*form.ends, form.start_mark}
+        self._body_stops = re.compile("|".join(map(re.escape, sorted(stops))))
+        self._header_stops = re.compile("|".join(map(re.escape, sorted({*stops, form.message}))))
 
     @property
     def reasoning_is_open(self) -> bool:
         return self._in_body and self._kind is SpokenKind.REASONING
 
     def feed(self, text: str) -> list[ReadPiece]:
-        self._held += text
         pieces: list[ReadPiece] = []
-        while self._held:
-            if not self._in_body:
-                if not self._open_body():
-                    break
-                continue
-            match = self._body_stops.search(self._held, self._scanned)
+        position = 0
+        while True:
+            stops = self._body_stops if self._in_body else self._header_stops
+            match = stops.search(text, position)
             if match is None:
-                self._scanned = len(self._held)
-                if self._kind is not None:
-                    pieces += self._said(self._held)
-                    self._held, self._scanned = "", 0
                 break
-            self._scanned = 0
-            body, self._held = self._held[: match.start()], self._held[match.end() :]
-            if match.group() == self._form.start_mark:
-                self._held = match.group() + self._held
-            pieces += self._said(body) if self._kind is not None else [self._call(body, closed=True)]
-            self._in_body = False
+            before, mark, position = text[position : match.start()], match.group(), match.end()
+            if self._in_body:
+                pieces += self._more(before) + self._end_body(closed=True)
+            else:
+                self._header.append(before)
+                header, self._header = "".join(self._header), []
+                pieces += self._open_body(header) if mark == self._form.message else self._stray(header)
+            self._is_started = mark == self._form.start_mark
+        rest = text[position:]
+        if self._in_body:
+            return pieces + self._more(rest)
+        self._header.append(rest)
         return pieces
 
     def finish(self, *, stopped: bool) -> list[ReadPiece]:
-        held, self._held = self._held, ""
         if self._in_body:
-            return self._said(held) if self._kind is not None else [self._call(held, closed=stopped)]
-        recipient = self._recipient_in(held)
-        if recipient is not None:
-            return [ParsedToolCall(self._form.marks.plain(held), CallStatus.UNCLOSED)]
-        # A header that never got its message: nothing was said yet, unless the format was not followed at all.
-        framed = not held.strip() or self._form.start_mark in held or self._form.channel in held
-        return [] if framed or self._had else self._plain(held)
+            return self._end_body(closed=stopped)
+        header, self._header = "".join(self._header), []
+        if self._recipient_in(header) is not None:
+            return [ParsedToolCall(self._form.marks.plain(header), CallStatus.UNCLOSED)]
+        return self._stray(header)
 
-    def _open_body(self) -> bool:
-        at = self._held.find(self._form.message)
-        if at < 0:
-            return False
-        header, self._held = self._held[:at], self._held[at + len(self._form.message) :]
+    def _open_body(self, header: str) -> list[ReadPiece]:
+        pieces = self._stray(header)
         _, _, behind = header.rpartition(self._form.channel)
         channel = behind.split()[0] if self._form.channel in header and behind.split() else ""
         self._recipient = self._recipient_in(header)
@@ -117,7 +116,31 @@ class _ChannelReader:
         if self._recipient is not None:
             self._kind = None
         self._in_body, self._is_fresh = True, True
-        return True
+        return pieces
+
+    def _stray(self, header: str) -> list[ReadPiece]:
+        """What is no header: where more words stand than a role, a recipient, a channel and a type, it is text."""
+        before, _, behind = header.rpartition(self._form.channel)
+        if self._form.channel not in header:
+            before, behind = header, ""
+        roles, types = ([word for word in part.split() if "to=" not in word] for part in (before, behind))
+        if len(roles) <= int(self._is_started) and len(types) <= _MOST_TYPES:
+            return []
+        self._kind, self._is_fresh = SpokenKind.CONTENT, True
+        return self._said(header)
+
+    def _more(self, text: str) -> list[ReadPiece]:
+        if self._kind is not None:
+            return self._said(text)
+        self._body.append(text)
+        return []
+
+    def _end_body(self, *, closed: bool) -> list[ReadPiece]:
+        self._in_body = False
+        if self._kind is not None:
+            return []
+        body, self._body = "".join(self._body), []
+        return [self._call(body, closed=closed)]
 
     def _recipient_in(self, header: str) -> str | None:
         match = re.search(r"(?:\A|\s|[\ud800-\udfff])to=([^\s\ud800-\udfff]+)", header)
@@ -129,7 +152,7 @@ class _ChannelReader:
         raw = self._form.marks.plain(body)
         name = (self._recipient or "").removeprefix(self._form.recipient_prefix)
         if not closed and not is_json(raw):
-            return ParsedToolCall(raw, CallStatus.UNCLOSED)
+            return ParsedToolCall(raw, CallStatus.UNCLOSED, name or None)
         if not name:
             return ParsedToolCall(raw, CallStatus.MISSING_NAME)
         if not is_json(raw):
@@ -144,6 +167,3 @@ class _ChannelReader:
         self._is_fresh = False
         self._had.add(self._kind)
         return [Spoken(self._kind, joint + self._form.marks.plain(text))]
-
-    def _plain(self, text: str) -> list[ReadPiece]:
-        return [Spoken(SpokenKind.CONTENT, self._form.marks.plain(text))]

@@ -78,10 +78,14 @@ class ParameterTags:
         ends = [*starts[1:], len(body)]
         parts = [body[start:end] for start, end in zip(starts, ends, strict=True)]
         last = len(parts) - 1
-        return tuple(
+        calls = tuple(
             self._read_call(part, marks, schemas, closed=closed or index < last or self._is_whole(part))
             for index, part in enumerate(parts)
         )
+        before = body[: starts[0]]
+        if before.strip():
+            return (ParsedToolCall(marks.plain(before), CallStatus.MISSING_NAME), *calls)
+        return calls
 
     def _is_whole(self, part: str) -> bool:
         return bool(self.call_close) and part.rstrip().endswith(self.call_close)
@@ -128,7 +132,7 @@ class ParameterTags:
         key_close = self.type_word.pattern if self.type_word is not None else _loose(self.key_close)
         last = rf"{_loose(self.call_close)}\s*\Z|\Z" if self.call_close else r"\Z"
         pair = re.compile(
-            rf"\s*{_loose(self.key_open)}(?P<key>.*?){key_close}"
+            rf"\s*{_loose(self.key_open)}(?>(?P<key>.*?){key_close})"
             rf"(?:{re.escape(self.value_lead)})?(?P<value>.*?)(?:{re.escape(self.value_trail)})?"
             rf"{_loose(self.value_close)}(?=\s*(?:{_loose(self.key_open)}|{last}))",
             re.DOTALL,

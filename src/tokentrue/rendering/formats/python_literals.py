@@ -3,8 +3,8 @@
     'text', "text", 7, -1.5, True, None, [1, {"k": None}], (1, 2); also JSON's true, false and null
 
 Templates write nested values with `tojson` and others with Python's own `repr`; so both are read. What JSON cannot
-hold (bytes, sets, complex numbers, infinities, keys that are no text) is no such literal. Only single strings and
-numbers are given to `ast`: an expression of its own size could exhaust its parser.
+hold (bytes, sets, complex numbers, infinities, keys that are no text) is no such literal. Only single strings are
+given to `ast`: an expression of any size could exhaust its parser, and some make it warn.
 """
 
 from __future__ import annotations
@@ -22,7 +22,6 @@ _WORDS: dict[str, Any] = {
 _SPACE = re.compile(r"\s*")
 _WORD = re.compile(r"[A-Za-z_]\w*")
 _NUMBER = re.compile(r"[-+]?[0-9.](?:[eE][-+]|[\w.])*", re.ASCII)
-_PLAIN = re.compile(r"[-+]?(?:0|[1-9]\d*)\Z", re.ASCII)
 _STRING = re.compile(
     r"(?P<prefix>[rRuU]?)(?:"
     r"'''(?P<a>(?:[^'\\]|\\.|'(?!''))*+)'''"
@@ -128,13 +127,18 @@ class Literals:
         if number is None:
             raise NotLiteral(f"no value at {self.at}")
         try:
-            value = int(number.group()) if _PLAIN.match(number.group()) else ast.literal_eval(number.group())
-        except (ValueError, SyntaxError) as error:
+            value = _number(number.group())
+        except ValueError as error:
             raise NotLiteral(f"no number at {self.at}") from error
-        if not isinstance(value, (int, float)) or not math.isfinite(value):
+        if not math.isfinite(value):
             raise NotLiteral(f"a number that JSON does not have at {self.at}")
         self.at = number.end()
         return value
+
+
+def _number(text: str) -> int | float:
+    is_float = any(char in text for char in ".eE") and "x" not in text.lower()
+    return float(text) if is_float else int(text, 0)
 
 
 def _unescaped(body: str, *, is_raw: bool) -> str:
@@ -158,3 +162,17 @@ def _escape_for_python(match: re.Match[str]) -> str:
             raise NotLiteral("an octal escape above \\377")
         return match.group()
     return match.group() if escaped in _KNOWN_ESCAPES else "\\" + match.group()
+
+
+def whole_literal(text: str) -> Any:
+    """The one literal that `text` is.
+
+    Raises:
+        NotLiteral: It is none, or there is more.
+    """
+    reader = Literals(text)
+    value = reader.value()
+    reader.skip_space()
+    if reader.at != len(text):
+        raise NotLiteral(f"more behind the value at {reader.at}")
+    return value

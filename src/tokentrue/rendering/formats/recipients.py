@@ -136,5 +136,5 @@ class _RecipientReader:
         if is_json(raw):
             return [ParsedToolCall(raw, CallStatus.OK, self._recipient, raw.strip())]
         if not closed:
-            return [ParsedToolCall(raw, CallStatus.UNCLOSED)]
+            return [ParsedToolCall(raw, CallStatus.UNCLOSED, self._recipient)]
         return [ParsedToolCall(raw, CallStatus.INVALID_JSON, self._recipient)]

@@ -8,11 +8,12 @@ the other type is that.
 
 from __future__ import annotations
 
-import ast
 import json
 import math
 from collections.abc import Mapping
 from typing import Any
+
+from tokentrue.rendering.formats.python_literals import whole_literal
 
 _PYTHON_WORDS: dict[str, Any] = {"True": True, "False": False, "None": None}
 
@@ -79,12 +80,7 @@ def _literal(text: str) -> Any:
     except (ValueError, RecursionError):
         if stripped[:1] not in ("{", "["):
             raise ValueError(text) from None
-    try:
-        value = ast.literal_eval(stripped)
-        json.dumps(value, allow_nan=False)
-    except (ValueError, SyntaxError, TypeError, RecursionError, MemoryError) as error:
-        raise ValueError(text) from error
-    return value
+    return whole_literal(stripped)
 
 
 def _finite(number: str) -> float:
