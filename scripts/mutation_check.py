@@ -27,6 +27,7 @@ TAIL = "rendering/tail.py"
 SEAM = "rendering/seams.py"
 BRIDGE_LAWS = "tests/rendering/test_bridge_laws.py"
 FORMATS = "tests/rendering/test_formats.py"
+SPLICING = "tests/sessions/test_splicing.py"
 TESTS_FAILED = 1  # pytest's exit status when tests ran and some failed; others mean that they could not run
 
 
@@ -451,6 +452,37 @@ FAULTS = (
         (
             "tests/sessions/test_session_laws.py::test_an_edited_message_opens_a_branch_at_the_deepest_sampled_message",
         ),
+    ),
+    Fault(
+        "splice ends one id too late",
+        "rendering/splice.py",
+        "return CutSpan(first, last)",
+        "return CutSpan(first, last + 1)",
+        (
+            f"{SPLICING}::test_what_is_sampled_as_the_template_writes_it_is_spliced_to_the_template_s_text[qwen_like]",
+        ),
+    ),
+    Fault(
+        "writers behind a splice counted from before it",
+        "sessions/writers.py",
+        "max(min(index, cut.end) - cut.start, 0)",
+        "max(cut.end - cut.start, 0)",
+        (f"{SPLICING}::test_splice_keeps_the_laws_whatever_is_sampled[qwen_like]",),
+    ),
+    Fault(
+        "splice takes away what was not told to be reasoning",
+        "rendering/splice.py",
+        "if through <= self._agreed:",
+        "if through < len(self._in_ours):",
+        (f"{SPLICING}::test_reasoning_that_an_engine_told_otherwise_is_not_cut_by_guess",),
+        needs_shared=True,
+    ),
+    Fault(
+        "law 1 not held against splices",
+        "rollouts/laws.py",
+        "if turn.tokens.prompt_ids.starts_with(kept.tolist()):",
+        "if len(kept):",
+        (f"{SPLICING}::test_a_splice_that_is_not_what_it_says_breaks_a_law",),
     ),
 )
 SHORT = ("separator newline dropped", "loss mask off by one")

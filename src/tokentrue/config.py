@@ -27,7 +27,7 @@ CLIENT_TYPES = ("openai_chat_completions", "openai_chat_completions_token", "ren
 TRANSPORTS = ("vllm", "dynamo", "sglang")
 DYNAMO_ROUTES = ("auto", "generate", "token_data")
 BRIDGE_TOKENIZERS = ("auto", "local", "engine")
-ON_REWRITE = ("extend", "rerender", "refuse")
+ON_REWRITE = ("extend", "splice", "rerender", "refuse")
 ON_UNSUPPORTED = ("raise", "warn")
 SPELLED_MARKERS = ("as_template", "escape")
 FAST_TOKENIZERS = ("off", "auto", "gigatoken")
@@ -302,8 +302,9 @@ class ClientConfig:
         bridge_tokenizer: Who tokenizes a bridge for the token client: "local" (the renderer), "engine" (the route
             `/tokenize`), or "auto": local where there is a renderer.
         on_rewrite: What a turn does whose history the template would now write otherwise (old reasoning is cut,
-            tools move): "extend" keeps what was sampled; "rerender" opens a new branch and "refuse" is an error,
-            which render every prompt in full to know.
+            tools move): "extend" keeps what was sampled; "splice" removes the ids of what the template removes,
+            and keeps every other one; "rerender" opens a new branch and "refuse" is an error. All but the first
+            render every prompt in full to know.
         on_unsupported: What a parameter that the engine cannot take does: "raise", or "warn" and leave it out.
         clip_max_tokens: Lower `max_tokens` to the room that is left, where the engine refuses it as too large.
         measure_logprobs: Find out what the endpoint's log-probabilities mean, by a few requests for few tokens

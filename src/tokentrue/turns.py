@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
 
+import numpy as np
+
+from tokentrue.errors import AlignmentError
 from tokentrue.generation import (
     FinishReason,
     LogprobsMode,
@@ -15,7 +19,7 @@ from tokentrue.generation import (
     check_logprobs_mode,
 )
 from tokentrue.messages import Message
-from tokentrue.tokens import Logprobs, TurnTokens
+from tokentrue.tokens import IntArray, Logprobs, TokenIds, TurnTokens
 from tokentrue.weights import source_of
 
 
@@ -43,6 +47,8 @@ class How(Enum):
 
     RENDERED = "rendered"
     BRIDGED = "bridged"
+    SPLICED = "spliced"
+    """A bridge without the ids of what the template no longer writes; every other one is kept."""
     ENGINE_RENDERED = "engine_rendered"
 
 
@@ -65,6 +71,7 @@ class Why(Enum):
     UNSTABLE_JOIN = "unstable_join"
     HISTORY_NEEDED = "history_needed"
     HISTORY_REWRITE = "history_rewrite"
+    NOT_SPLICED = "not_spliced"
     RETRY_SAME_PROMPT = "retry_same_prompt"
     MESSAGES_ONLY = "messages_only"
     TOKENS_MISSING = "tokens_missing"
@@ -90,16 +97,46 @@ class TokenKind(Enum):
 
 
 @dataclass(frozen=True, slots=True)
+class CutSpan:
+    """The ids `start` to `end` (excluded) are left out; there is at least one."""
+
+    start: int
+    end: int
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.start < self.end:
+            raise AlignmentError(f"ids {self.start} to {self.end} are no ids that can be left out")
+
+
+def without(ids: TokenIds, removed: Sequence[CutSpan]) -> IntArray:
+    """The ids that are left.
+
+    Raises:
+        AlignmentError: The spans are not within the ids, or not in order.
+    """
+    edges = [edge for span in removed for edge in (span.start, span.end)]
+    if edges != sorted(edges) or (edges and edges[-1] > len(ids)):
+        raise AlignmentError(f"the spans {removed} cannot be left out of {len(ids)} ids")
+    kept = np.ones(len(ids), dtype=np.bool_)
+    for span in removed:
+        kept[span.start : span.end] = False
+    left: IntArray = ids.array()[kept]
+    return left
+
+
+@dataclass(frozen=True, slots=True)
 class Stitch:
     """How the prompt of one turn was made, and why (law 5).
 
     Args:
-        how: Bridged, or rendered from nothing.
+        how: Bridged, spliced, or rendered from nothing.
         why: The reason; a member of `FALLBACKS` when a bridge was possible in principle.
         detail: The first differing message, byte or marker, for a person; "" when there is nothing to tell.
-        junction: Only for a bridge.
+        junction: Only for a bridge, spliced or not.
         anchor_turn: Index of the turn that the bridge extends, or None.
         known_len: How many prompt ids were known before this turn (0 for a render).
+        removed: Only for a splice: the ids of the anchor turn, prompt and completion, that are not in the prompt.
+            `prompt_ids[:known_len]` are the others.
     """
 
     how: How
@@ -108,6 +145,17 @@ class Stitch:
     junction: Junction | None = None
     anchor_turn: int | None = None
     known_len: int = 0
+    removed: tuple[CutSpan, ...] = ()
+
+    @property
+    def builds_on_anchor(self) -> bool:
+        """Whether the prompt is made of the anchor turn's ids, all of them or without the removed ones."""
+        return self.how in (How.BRIDGED, How.SPLICED)
+
+    @property
+    def anchor_len(self) -> int:
+        """How many leading ids of the anchor turn the prompt was made of, those that were removed counted."""
+        return self.known_len + sum(span.end - span.start for span in self.removed)
 
 
 @dataclass(frozen=True, slots=True)

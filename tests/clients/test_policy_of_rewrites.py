@@ -48,6 +48,25 @@ def test_extend_keeps_reasoning_and_rerender_opens_a_branch(world, kind) -> None
 
 
 @pytest.mark.parametrize("kind", KINDS)
+def test_splice_sends_ids_without_the_reasoning_and_nothing_else_is_changed(world, kind) -> None:
+    """The token client, too, goes on by ids: its first prompt is the engine's, and who wrote it is not known."""
+    session = Session()
+    found = world.run(
+        three_turns(session), server={**SERVER, "says": [*SERVER["says"]]}, client_type=kind, on_rewrite="splice"
+    )
+    turns = session.turns
+    assert [turn.stitch.how for turn in turns][1:] == [How.SPLICED, How.BRIDGED]
+    assert (turns[1].stitch.why, turns[1].stitch.anchor_turn) == (Why.HISTORY_REWRITE, 0)
+    known = turns[0].tokens.all_ids()
+    (span,) = turns[1].stitch.removed
+    assert world.renderer.text_of(known[span.start : span.end]) == "<think>\nhm\n</think>\n\n"
+    assert turns[1].tokens.prompt_ids[: turns[1].stitch.known_len] == known[: span.start] + known[span.end :]
+    asked = [Message("user", "Hello."), found[0].message, Message("user", "Really?")]
+    assert world.renderer.text_of(turns[1].tokens.prompt_ids) == world.renderer.render_text(asked)
+    assert [sample.turns for sample in training_samples(turns)] == [(0,), (1, 2)]
+
+
+@pytest.mark.parametrize("kind", KINDS)
 def test_refuse_sends_nothing_and_commits_nothing(world, kind) -> None:
     session = Session()
     with pytest.raises(BridgeRefusedError, match=r"history_rewrite.*message 1.*'Fine\..*on_rewrite='extend'"):

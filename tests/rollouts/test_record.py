@@ -244,7 +244,7 @@ def test_a_closed_record_is_three_files_that_anything_can_read(tmp_path):
         play(record)
     assert sorted(p.name for p in record.folder.iterdir()) == ["episodes.parquet", "run.json", "turns.parquet"]
     table = pq.read_table(record.folder / "turns.parquet")
-    assert table.schema.metadata[b"tokentrue_schema_version"] == b"4"
+    assert table.schema.metadata[b"tokentrue_schema_version"] == b"5"
     assert table["episode"].to_pylist() == [e for e in range(4) for _ in range(5)]
     assert table["turn"].to_pylist() == list(range(5)) * 4
     assert table.schema.field("completion_ids").type.value_type == pa.int32()
@@ -320,7 +320,7 @@ def test_columns_that_are_not_those_of_their_version_are_refused(tmp_path):
     path = record.folder / "turns.parquet"
     table = pq.read_table(path)
     pq.write_table(table.drop_columns("logprobs_mode"), path)
-    with pytest.raises(RecordError, match="other columns than schema version 4 prescribes"):
+    with pytest.raises(RecordError, match="other columns than schema version 5 prescribes"):
         open_record(record.folder)
 
 
@@ -464,7 +464,7 @@ def _edit_run(**changes):
         (lambda f: (f / "run.json").unlink(), "holds no run.json: it is no record"),
         (lambda f: (f / "run.json").write_text("{"), "run.json is broken"),
         (lambda f: (f / "run.json").write_text("[]"), "it holds no JSON object"),
-        (_edit_run(schema_version=99), "has schema_version 99, and this Tokentrue reads 1 to 4"),
+        (_edit_run(schema_version=99), "has schema_version 99, and this Tokentrue reads 1 to 5"),
         (_edit_run(schema_version=None), "has schema_version None"),
         (_edit_run(engine=None), "does not describe a run"),
         (_edit_run(colour="red"), "does not describe a run"),
@@ -510,7 +510,7 @@ def test_a_changed_id_in_an_open_record_is_found(opened):
 
 
 def test_a_flipped_bit_in_a_closed_record_is_found(tmp_path):
-    """Parquet pages carry checksums."""
+    """Parquet pages carry checksums; the last byte of a column is in a page, and not in its header."""
     with RecordWriter(tmp_path / "run", INFO) as record:
         play(record)
     path = record.folder / "turns.parquet"
@@ -524,6 +524,8 @@ def test_a_flipped_bit_in_a_closed_record_is_found(tmp_path):
         path.write_bytes(data)
         with pytest.raises(RecordError):
             list(open_record(record.folder).turns())
+    path.write_bytes(whole)
+    assert len(list(open_record(record.folder).turns())) == 20
 
 
 @pytest.mark.parametrize("column", ["prompt_len", "base_len", "why", "base_turn"])

@@ -48,7 +48,7 @@ WRONG = [
     ("dynamo_route", "chat", "'auto', 'generate', 'token_data'"),
     ("fast_tokenizer", "quick", "'off', 'auto', 'gigatoken'"),
     ("bridge_tokenizer", "remote", "'engine'"),
-    ("on_rewrite", "splice", "'extend', 'rerender', 'refuse'"),
+    ("on_rewrite", "cut", "'extend', 'splice', 'rerender', 'refuse'"),
     ("on_unsupported", "ignore", "'warn'"),
     ("clip_max_tokens", 1, "true or false"),
     ("data_parallel_rank", -1, ">= 0"),

@@ -13,7 +13,7 @@ from tokentrue.errors import InvalidTokenIdError
 from tokentrue.rendering.tokenizer import Tokenizer
 from tokentrue.rollouts.comparison import TurnComparison, shared_len
 from tokentrue.rollouts.trajectory import TurnRecord
-from tokentrue.turns import How, TokenKind
+from tokentrue.turns import TokenKind
 
 _MOST_PAIRS = 4_000_000
 """Longer stretches are marked as a whole: laying them side by side would take seconds."""
@@ -113,8 +113,10 @@ def paint_episode(
     for record in turns:
         turn = record.turn
         message_count = record.messages_kept + len(record.new_messages) + 1
-        anchor = turn.stitch.anchor_turn if turn.stitch.how is How.BRIDGED else None
-        known = cells[anchor][: turn.stitch.known_len] if anchor is not None and anchor in cells else []
+        anchor = turn.stitch.anchor_turn if turn.stitch.builds_on_anchor else None
+        known = cells[anchor][: turn.stitch.anchor_len] if anchor is not None and anchor in cells else []
+        for span in reversed(turn.stitch.removed):
+            del known[span.start : span.end]
         prompt = _prompt(record, len(known), tokenizer)
         completion = _completion(record, message_count - 1, tokenizer)
         cells[turn.index] = [*known, *prompt, *completion]
@@ -127,7 +129,7 @@ def paint_episode(
 
 def _prompt(record: TurnRecord, known_len: int, tokenizer: Tokenizer) -> list[PaintedToken]:
     turn = record.turn
-    is_bridge = turn.stitch.how is How.BRIDGED
+    is_bridge = turn.stitch.builds_on_anchor
     ids = turn.tokens.prompt_ids[known_len:]
     writers = [(Writer.UNKNOWN, -1)] * len(ids)
     for span in turn.prompt_spans:

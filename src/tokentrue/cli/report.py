@@ -158,10 +158,11 @@ def _success(summary: Summary) -> str:
 
 
 def _stitches(summary: Summary) -> str:
-    rendered = summary.turns - summary.bridged
+    rendered = summary.turns - summary.bridged - summary.spliced
+    spliced = f", {summary.spliced} spliced" if summary.spliced else ""
     why = _counts(summary.rendered_why)
     reasons = f" ({why})" if why else ""
-    return f"{summary.bridged} bridged, {rendered} rendered{reasons}, {summary.unexplained} unexplained"
+    return f"{summary.bridged} bridged{spliced}, {rendered} rendered{reasons}, {summary.unexplained} unexplained"
 
 
 def _tokens(summary: Summary) -> str:

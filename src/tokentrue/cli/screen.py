@@ -11,6 +11,7 @@ import click
 from tokentrue.cli.painting import PaintedRun, PaintedToken, PaintedTurn, Writer
 from tokentrue.cli.report import WIDTH
 from tokentrue.rollouts.trajectory import EpisodeRecord
+from tokentrue.turns import CutSpan
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,11 +59,17 @@ def turn_heading(turn: PaintedTurn) -> str:
     junction = f", junction {stitch.junction.value}" if stitch.junction is not None else ""
     anchor = f" from turn {stitch.anchor_turn}" if stitch.anchor_turn is not None else ""
     detail = f": {stitch.detail}" if stitch.detail else ""
+    removed = f", without its ids {spans_text(stitch.removed)}" if stitch.removed else ""
     return (
-        f"turn {record.index}   {stitch.how.value}{anchor} ({stitch.why.value}{detail}){junction}   "
+        f"turn {record.index}   {stitch.how.value}{anchor}{removed} ({stitch.why.value}{detail}){junction}   "
         f"{turn.known_len} known + {len(turn.prompt)} added + {len(turn.completion)} sampled, "
         f"{record.finish_reason.value}"
     )
+
+
+def spans_text(removed: Sequence[CutSpan]) -> str:
+    """Removed ids for a person, first and last of each run."""
+    return ", ".join(f"{span.start} to {span.end - 1}" for span in removed)
 
 
 def drift_line(turn: PaintedTurn) -> str:

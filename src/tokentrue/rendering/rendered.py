@@ -118,6 +118,15 @@ class MaskedConversation:
         pairs = [_mask(message, index) for index, message in enumerate(messages)]
         return cls(tuple(m for m, _ in pairs), tuple(body for _, found in pairs for body in found))
 
+    @classmethod
+    def of_callers(cls, messages: Sequence[Message]) -> MaskedConversation:
+        """Mask the messages that a model did not write; the others stay as they are."""
+        pairs = [
+            _mask(message, index) if message.role != "assistant" else (message, [])
+            for index, message in enumerate(messages)
+        ]
+        return cls(tuple(m for m, _ in pairs), tuple(body for _, found in pairs for body in found))
+
     def locate(self, masked_text: str, real_text: str) -> tuple[Stretch, ...] | None:
         """Where each body stands in `real_text`; None when that cannot be told for certain."""
         shown = sorted(

@@ -33,6 +33,7 @@ class OnRewrite(Enum):
     """What becomes of a turn whose history the template would now write otherwise (DESIGN, policy)."""
 
     EXTEND = "extend"
+    SPLICE = "splice"
     RERENDER = "rerender"
     REFUSE = "refuse"
 

@@ -30,7 +30,6 @@ from tokentrue.rollouts.drift import DriftCause, RenderedText, find_causes
 from tokentrue.rollouts.trajectory import EpisodeRecord, TurnRecord, told_time
 from tokentrue.sessions.samples import training_samples
 from tokentrue.tokens import IntArray, TokenIds
-from tokentrue.turns import How
 
 BLOCK_TOKENS = 16
 """Ids per block of a prefix cache; vLLM's default."""
@@ -276,7 +275,7 @@ def _compare(
 
 def _previous(record: TurnRecord, by_index: Mapping[int, TurnRecord]) -> TurnRecord | None:
     stitch = record.turn.stitch
-    before = stitch.anchor_turn if stitch.how is How.BRIDGED else record.turn.index - 1
+    before = stitch.anchor_turn if stitch.builds_on_anchor else record.turn.index - 1
     return by_index.get(before) if before is not None else None
 
 

@@ -12,8 +12,8 @@ from tokentrue.errors import AlignmentError, LogprobsMeaningError
 from tokentrue.messages import Message
 from tokentrue.rollouts.trajectory import TurnRecord
 from tokentrue.sessions.samples import training_samples
-from tokentrue.tokens import LOGPROB_ROUNDING
-from tokentrue.turns import FALLBACKS, How, Junction, Turn, Why
+from tokentrue.tokens import LOGPROB_ROUNDING, TokenIds
+from tokentrue.turns import FALLBACKS, How, Junction, Turn, Why, without
 
 _SHOWN_VIOLATIONS = 5
 
@@ -71,12 +71,14 @@ def check_laws(turns: Iterable[TurnRecord]) -> tuple[LawCheck, ...]:
 
 
 def _verbatim(turn: Turn, by_index: Mapping[int, Turn]) -> str | None:
-    if turn.stitch.how is not How.BRIDGED:
+    if not turn.stitch.builds_on_anchor:
         return ""
     anchor = by_index.get(-1 if turn.stitch.anchor_turn is None else turn.stitch.anchor_turn)
     if anchor is None:
         return f"is a bridge from turn {turn.stitch.anchor_turn}, which is not there"
     known = anchor.tokens.all_ids()
+    if turn.stitch.how is How.SPLICED:
+        return _spliced(turn, anchor)
     if turn.stitch.junction is Junction.OPENER_DROPPED:
         kept = turn.stitch.known_len
         dropped_only_sampled = len(anchor.tokens.prompt_ids) <= kept <= len(known)
@@ -86,6 +88,21 @@ def _verbatim(turn: Turn, by_index: Mapping[int, Turn]) -> str | None:
     if turn.tokens.prompt_ids.starts_with(known):
         return None
     return f"does not begin with the {len(known)} ids of turn {anchor.index}"
+
+
+def _spliced(turn: Turn, anchor: Turn) -> str | None:
+    """Law 1 of a splice: the ids of the anchor without the removed ones, and nothing lost but those."""
+    stitch, known = turn.stitch, anchor.tokens.all_ids()
+    wanted = len(known) - (stitch.junction is Junction.OPENER_DROPPED)
+    if not stitch.removed or stitch.anchor_len != wanted:
+        return f"is a splice of {stitch.anchor_len} of the {wanted} ids of turn {anchor.index}"
+    try:
+        kept = without(TokenIds(known[:wanted]), stitch.removed)
+    except AlignmentError as exc:
+        return f"is a splice of turn {anchor.index} that cannot be: {exc}"
+    if turn.tokens.prompt_ids.starts_with(kept.tolist()):
+        return None
+    return f"does not begin with the {len(kept)} ids that are left of turn {anchor.index}"
 
 
 def _aligned(turn: Turn, by_index: Mapping[int, Turn]) -> str | None:
@@ -99,7 +116,7 @@ def _aligned(turn: Turn, by_index: Mapping[int, Turn]) -> str | None:
 
 def _check_explained(records: Mapping[int, list[TurnRecord]]) -> LawCheck:
     """Law 5. `FIRST_TURN` explains only a conversation in which nothing has been sampled yet, `KNOWN_PREFIX`
-    only a bridge, and a retry keeps the prompt that it repeats, with what made it.
+    only a bridge, `HISTORY_REWRITE` a splice, and a retry keeps the prompt that it repeats, with what made it.
     """
     violations: list[str] = []
     for episode, found in records.items():
@@ -122,6 +139,8 @@ def _explains(how: How, why: Why, is_new: bool) -> bool:
         return True
     if how is How.BRIDGED:
         return why is Why.KNOWN_PREFIX
+    if how is How.SPLICED:
+        return why is Why.HISTORY_REWRITE
     return is_new if why is Why.FIRST_TURN else why in FALLBACKS
 
 

@@ -20,7 +20,8 @@ from tokentrue.rendering.renderer import Renderer
 from tokentrue.rendering.tail import BridgeRefused, FollowUp, Tail
 from tokentrue.rollouts.laws import Law, LawCheck, check_laws
 from tokentrue.rollouts.trajectory import EpisodeRecord, TurnRecord
-from tokentrue.turns import How, Junction
+from tokentrue.sessions.writers import prompt_writers
+from tokentrue.turns import How, Junction, TokenKind
 
 _SHOWN_VIOLATIONS = 5
 
@@ -130,7 +131,7 @@ def _check(law: Law, outcomes: Iterable[str | None], asked: Sequence[_Asked]) ->
 def _faithful(asked: _Asked, renderer: Renderer) -> str | None:
     """Law 2: `bridge == encode(close + tail)[1:]`, where the full rendering of the real messages ends so."""
     stitch, prompt_ids = asked.record.turn.stitch, asked.record.turn.tokens.prompt_ids
-    if stitch.how is not How.BRIDGED:
+    if not stitch.builds_on_anchor:
         return ""
     anchor = asked.by_index.get(-1 if stitch.anchor_turn is None else stitch.anchor_turn)
     if anchor is None:
@@ -153,7 +154,41 @@ def _faithful(asked: _Asked, renderer: Renderer) -> str | None:
         return f"has a bridge of {len(added)} ids that is not what the template writes ({len(expected)} ids)"
     if added[:inserted] not in _inserts(stitch.junction, tail, renderer):
         return f"has ids {added[:inserted]} between the completion and the bridge, at junction {stitch.junction}"
+    if stitch.how is How.SPLICED and not _is_written(asked, renderer):
+        return "is a splice that the full rendering does not have, but for what was sampled"
     return None
+
+
+def _is_written(asked: _Asked, renderer: Renderer) -> bool:
+    """Whether a spliced prompt is the full rendering, but for what the template makes of sampled messages.
+
+    All that nobody sampled stands in it, in order, from its beginning to its end; and where both have something
+    between, a sampled message that could be read begins as the template's version of it does.
+    """
+    turn, by_index = asked.record.turn, asked.by_index
+    # Not as text: a tokenizer that normalises spells other characters than the template wrote.
+    full_text = renderer.text_of(renderer.render_ids(asked.messages, tools=asked.tools))
+    writers = prompt_writers(
+        turn.stitch,
+        turn.prompt_spans,
+        lambda index: by_index[index].record.turn,
+        lambda index: len(by_index[index].messages),
+    )
+    ids, at, place = turn.tokens.prompt_ids, 0, 0
+    sampled_text = ""
+    for span in [*(span for span in writers if span.kind is TokenKind.SAMPLED), None]:
+        fixed = renderer.text_of(ids[at : span.start if span is not None else len(ids)])
+        found = full_text.find(fixed, place) if span is not None else len(full_text) - len(fixed)
+        between = full_text[place:found].lstrip()
+        if found < place or not full_text.startswith(fixed, found) or (at == 0 and found):
+            return False
+        if between and sampled_text and between[0] != sampled_text[0]:
+            return False
+        if span is not None:
+            at, place = span.end, found + len(fixed)
+            is_read = not asked.messages[span.owner].extra.get(MALFORMED_KEY)
+            sampled_text = renderer.text_of(ids[span.start : span.end]).lstrip() if is_read else ""
+    return True
 
 
 def _inserts(junction: Junction | None, tail: Tail, renderer: Renderer) -> list[list[int]]:

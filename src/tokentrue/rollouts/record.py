@@ -41,10 +41,15 @@ from tokentrue.rollouts.record_rows import (
 from tokentrue.rollouts.record_stream import STREAM_END, ArrowStream
 from tokentrue.rollouts.trajectory import EpisodeRecord, RunInfo, TurnRecord
 
-SCHEMA_VERSION = 4
+SCHEMA_VERSION = 5
 """Grows with every change of the columns. Older records are read; what they lack is read as None."""
 
-_ADDED = {2: ("logprobs_mode",), 3: ("weight_evidence", "resumed_at"), 4: ("unread", "began_at", "surrogates")}
+_ADDED = {
+    2: ("logprobs_mode",),
+    3: ("weight_evidence", "resumed_at"),
+    4: ("unread", "began_at", "surrogates"),
+    5: ("removed_spans",),
+}
 """The columns that came with a schema version; version 1 has all others."""
 
 SYNC_EVERY_S = 5.0
@@ -58,6 +63,7 @@ _VERSION_KEY = b"tokentrue_schema_version"
 
 _IDS = pa.list_(pa.int32())
 _SPAN = pa.struct([("start", pa.int32()), ("end", pa.int32()), ("owner", pa.int32()), ("kind", pa.int8())])
+_CUT_SPAN = pa.struct([("start", pa.int32()), ("end", pa.int32())])
 _WEIGHT_SPAN = pa.struct([("version", pa.string()), ("start", pa.int32()), ("end", pa.int32())])
 _SURROGATES = pa.list_(pa.struct([("place", pa.string()), ("at", pa.int32()), ("code", pa.int32())]))
 """Where a text has a `?` for a lone surrogate, which UTF-8 cannot hold: column, character, code point."""
@@ -100,6 +106,7 @@ _TURN_SCHEMA = pa.schema(
         ("resumed_at", pa.list_(pa.int32())),
         ("unread", pa.string()),
         ("surrogates", _SURROGATES),
+        ("removed_spans", pa.list_(_CUT_SPAN)),
     ],
     metadata={_VERSION_KEY: str(SCHEMA_VERSION)},
 )

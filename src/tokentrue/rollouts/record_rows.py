@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from tokentrue.errors import RecordError, TokentrueError
+from tokentrue.errors import AlignmentError, RecordError, TokentrueError
 from tokentrue.generation import EngineInfo, FinishReason, LogprobsMode, Usage, VersionSource, WeightSpan
 from tokentrue.messages import Message, messages_from
 from tokentrue.rollouts.environment import StopReason
@@ -24,7 +24,7 @@ from tokentrue.rollouts.record_texts import KeptTexts, ToldTexts
 from tokentrue.rollouts.trajectory import EpisodeError, EpisodeRecord, Phase, RunInfo, TurnRecord
 from tokentrue.sampling import SamplingParams
 from tokentrue.tokens import IntArray, Logprobs, TokenIds, TurnTokens
-from tokentrue.turns import How, Junction, Stitch, TokenKind, TokenSpan, Turn, Why
+from tokentrue.turns import CutSpan, How, Junction, Stitch, TokenKind, TokenSpan, Turn, Why, without
 from tokentrue.weights import UNSET_LABEL
 
 Row = dict[str, Any]
@@ -35,12 +35,14 @@ Row = dict[str, Any]
 class StoredPrompt:
     """A prompt as a row holds it.
 
-    `prompt_ids == all_ids(base_turn)[:base_len] + added_ids`; `base_turn` None means that all ids are added ones.
+    `prompt_ids == without(all_ids(base_turn)[:base_len], removed) + added_ids`; `base_turn` None means that all
+    ids are added ones. Only a splice has removed ids.
     """
 
     base_turn: int | None
     base_len: int
     added_ids: IntArray
+    removed: tuple[CutSpan, ...] = ()
 
 
 class KnownTurns:
@@ -63,8 +65,20 @@ class KnownTurns:
             base_turn = max(self._turns, default=None)
         if base_turn is None:
             return StoredPrompt(None, 0, prompt.array())
+        if turn.stitch.removed and base_turn == turn.stitch.anchor_turn:
+            return self._strip_spliced(turn, base_turn)
         base_len = self._shared_ids(self._turns[base_turn], prompt)
         return StoredPrompt(base_turn, base_len, prompt.tail(base_len))
+
+    def _strip_spliced(self, turn: Turn, base_turn: int) -> StoredPrompt:
+        """A splice by its base and what was removed, however it was spliced; a broken one whole, for its law."""
+        prompt, stitch = turn.tokens.prompt_ids, turn.stitch
+        stored = StoredPrompt(base_turn, stitch.anchor_len, prompt.tail(stitch.known_len), stitch.removed)
+        try:
+            is_spliced = self.restore(stored) == prompt
+        except (RecordError, AlignmentError):
+            is_spliced = False
+        return stored if is_spliced else StoredPrompt(None, 0, prompt.array(), stitch.removed)
 
     def _shared_ids(self, base: Turn, prompt: TokenIds) -> int:
         """How many leading ids the prompt shares with everything that the base turn saw and sampled."""
@@ -94,6 +108,10 @@ class KnownTurns:
                 f"a prompt builds on {stored.base_len} ids of turn {stored.base_turn}, "
                 f"which has {'not been recorded' if known is None else f'only {len(known)}'}"
             )
+        if stored.removed:
+            return TokenIds(without(TokenIds(known.array()[: stored.base_len]), stored.removed)).extended(
+                stored.added_ids
+            )
         shared = known if stored.base_len == len(known) else TokenIds(known.array()[: stored.base_len])
         return shared.extended(stored.added_ids)
 
@@ -117,7 +135,7 @@ def turn_row(record: TurnRecord, stored: StoredPrompt) -> Row:
         "added_ids": stored.added_ids,
         "completion_ids": turn.tokens.completion_ids.array(),
         "completion_logprobs": turn.tokens.completion_logprobs.array(),
-        "ids_crc32": _crc32(stored.added_ids, turn.tokens),
+        "ids_crc32": _crc32(stored, turn.tokens),
         "prompt_spans": [
             {"start": span.start, "end": span.end, "owner": span.owner, "kind": span.kind.value}
             for span in turn.prompt_spans
@@ -141,6 +159,7 @@ def turn_row(record: TurnRecord, stored: StoredPrompt) -> Row:
         "weight_evidence": [_evidence(i, span, kept) for i, span in enumerate(turn.weight_spans)],
         "resumed_at": list(turn.resumed_at),
         "unread": kept.text("unread", turn.unread),
+        "removed_spans": [{"start": span.start, "end": span.end} for span in stitch.removed],
         "surrogates": kept.surrogates,  # the last one: each text above may add to it
     }
 
@@ -153,11 +172,14 @@ def turn_from_row(row: Row, known: KnownTurns) -> TurnRecord:
     """
     where = f"turn {row['turn']} of episode {row['episode']}"
     try:
-        prompt_ids = known.restore(StoredPrompt(row["base_turn"], row["base_len"], row["added_ids"]))
+        # Before schema version 5 nothing was spliced.
+        removed = tuple(CutSpan(span["start"], span["end"]) for span in row["removed_spans"] or ())
+        stored = StoredPrompt(row["base_turn"], row["base_len"], row["added_ids"], removed)
+        prompt_ids = known.restore(stored)
         if len(prompt_ids) != row["prompt_len"]:
             raise RecordError(f"its prompt has {len(prompt_ids)} ids and should have {row['prompt_len']}")
-        turn = _turn(row, prompt_ids)
-        if _crc32(row["added_ids"], turn.tokens) != row["ids_crc32"]:
+        turn = _turn(row, prompt_ids, removed)
+        if _crc32(stored, turn.tokens) != row["ids_crc32"]:
             raise RecordError("its ids or log-probabilities are not those that were written")
         (message,) = _messages(row["message"])
         record = TurnRecord(
@@ -174,14 +196,16 @@ def turn_from_row(row: Row, known: KnownTurns) -> TurnRecord:
     return record
 
 
-def _crc32(added_ids: IntArray, tokens: TurnTokens) -> int:
+def _crc32(stored: StoredPrompt, tokens: TurnTokens) -> int:
     """A checksum of what a row holds of ids and log-probabilities: an Arrow stream has none of its own."""
-    crc = zlib.crc32(added_ids.astype("<i4", copy=False).tobytes())
+    edges = [edge for span in stored.removed for edge in (span.start, span.end)]
+    crc = zlib.crc32(np.array(edges, dtype="<i4").tobytes())
+    crc = zlib.crc32(stored.added_ids.astype("<i4", copy=False).tobytes(), crc)
     crc = zlib.crc32(tokens.completion_ids.array().astype("<i4", copy=False).tobytes(), crc)
     return zlib.crc32(tokens.completion_logprobs.array().astype("<f8", copy=False).tobytes(), crc)
 
 
-def _turn(row: Row, prompt_ids: TokenIds) -> Turn:
+def _turn(row: Row, prompt_ids: TokenIds, removed: tuple[CutSpan, ...]) -> Turn:
     said = ToldTexts(row)
     stop: int | str | None = row["stop_id"] if row["stop_id"] is not None else said.maybe("stop_text")
     return Turn(
@@ -194,6 +218,7 @@ def _turn(row: Row, prompt_ids: TokenIds) -> Turn:
             junction=Junction(row["junction"]) if row["junction"] is not None else None,
             anchor_turn=row["anchor_turn"],
             known_len=row["known_len"],
+            removed=removed,
         ),
         finish_reason=FinishReason(row["finish_reason"]),
         stop_reason=stop,

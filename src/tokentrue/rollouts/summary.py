@@ -33,7 +33,7 @@ class Summary:
         cached_tokens: Prompt tokens that the engine said it had cached; None when it never said.
         cached_told: Turns of which it said that: `cached_tokens` is of these only.
         how: Turns by how their prompt was made.
-        rendered_why: Turns that were not bridged, by reason.
+        rendered_why: Turns that were neither bridged nor spliced, by reason.
         junctions: Bridged turns by what happened at the junction.
         logprobs_modes: Turns by what their log-probabilities mean.
         version_sources: Turns by how well it is known which policy version sampled them.
@@ -82,6 +82,11 @@ class Summary:
         return self.how.get(How.BRIDGED, 0)
 
     @property
+    def spliced(self) -> int:
+        """Turns whose prompt is a bridge without the ids that the template no longer writes."""
+        return self.how.get(How.SPLICED, 0)
+
+    @property
     def has_mixed_logprobs(self) -> bool:
         """Whether log-probabilities of different meanings lie side by side."""
         return len(set(self.logprobs_modes) - {LogprobsMode.ALIKE}) > 1
@@ -123,7 +128,7 @@ def summarize(episodes: Iterable[EpisodeRecord], turns: Iterable[TurnRecord]) ->
         cached_tokens=sum(said_cached) if said_cached else None,
         cached_told=len(said_cached),
         how=Counter(stitch.how for stitch in stitches),
-        rendered_why=Counter(stitch.why for stitch in stitches if stitch.how is not How.BRIDGED),
+        rendered_why=Counter(stitch.why for stitch in stitches if not stitch.builds_on_anchor),
         junctions=Counter(stitch.junction for stitch in stitches if stitch.junction is not None),
         logprobs_modes=Counter(record.turn.logprobs_mode for record in recorded),
         version_sources=Counter(record.turn.version_source for record in recorded),

@@ -15,10 +15,12 @@ from tokentrue.generation import FinishReason
 from tokentrue.messages import Message
 from tokentrue.rendering.bridge import Bridge
 from tokentrue.rendering.contract import RendererContract
+from tokentrue.rendering.splice import NotSpliced, splice
 from tokentrue.rendering.verdict import OnRewrite, SampledStep, Verdict, VerdictKind, judge
 from tokentrue.sessions.tree import ConversationTree, chain, root_identity
+from tokentrue.sessions.writers import prompt_writers, shifted
 from tokentrue.tokens import TokenIds
-from tokentrue.turns import How, Stitch, TokenSpan, Turn, Why
+from tokentrue.turns import CutSpan, How, Stitch, TokenSpan, Turn, Why
 
 _SAME_END = 8
 """How many ids at the end of a prompt the engine and the renderer must agree on: more than a generation prompt."""
@@ -76,7 +78,7 @@ def place_prompt(
     if asked is not None:
         before = tree.turns[asked]
         stitch = replace(before.stitch, why=Why.RETRY_SAME_PROMPT, detail=f"same prompt as turn {asked}")
-        return StitchedPrompt(before.tokens.prompt_ids, before.prompt_spans, stitch, hashes)
+        return StitchedPrompt(before.tokens.prompt_ids, before.prompt_spans, stitch, hashes, asked in tree.judged)
     known = tree.known_depth(hashes)
     anchor = tree.anchor(hashes, known)
     depth, turn_index = anchor if anchor is not None else (0, -1)
@@ -111,11 +113,12 @@ def extend_prompt(
     """The prompt for `messages` from ids that `tree` knows, or the reason why there is none.
 
     Law 1: a bridged prompt starts with the anchor turn's `prompt_ids + completion_ids`, verbatim; the
-    one exception is the junction `opener_dropped`.
+    one exception is the junction `opener_dropped`. A spliced one starts with those that are not removed.
 
     Args:
         on_rewrite: Where the template would now write the history otherwise: keep what was sampled (nothing is
-            compared), give the reason, or raise. A prompt that was asked before is repeated either way.
+            compared), remove what it removes or give the reason, give the reason, or raise. A prompt that was
+            asked before is repeated either way.
 
     Raises:
         BridgeRefusedError: `on_rewrite` is `REFUSE`, and this is a rewrite.
@@ -145,7 +148,45 @@ def extend_prompt(
         return replace(extended, is_judged=True)
     if on_rewrite is OnRewrite.REFUSE:
         raise BridgeRefusedError(Why.HISTORY_REWRITE.value, str(verdict))
+    if on_rewrite is OnRewrite.SPLICE:
+        return _spliced(tree, renderer, messages, tools, extended, str(verdict))
     return NotExtended(Why.HISTORY_REWRITE, str(verdict), placed.hashes)
+
+
+def _spliced(
+    tree: ConversationTree,
+    renderer: RendererContract,
+    messages: Sequence[Message],
+    tools: tuple[dict[str, Any], ...],
+    extended: StitchedPrompt,
+    verdict: str,
+) -> StitchedPrompt | NotExtended:
+    """`extended` without what the template removed; the reason where it did something else than that."""
+    steps = _steps(tree, extended)
+    if len(steps) > 1:
+        detail = f"{verdict}; turns before message {steps[-1].message} were extended without a verdict"
+        return NotExtended(Why.NOT_SPLICED, detail, extended.hashes)
+    writers = prompt_writers(
+        extended.stitch, extended.spans, lambda turn: tree.turns[turn], lambda turn: tree.asked[turn]
+    )
+    found = splice(renderer, messages, tools, extended.prompt_ids, writers, steps[0])
+    if isinstance(found, NotSpliced):
+        return NotExtended(Why.NOT_SPLICED, f"{verdict}; {found.detail}", extended.hashes)
+    known = extended.stitch.known_len
+    removed = tuple(CutSpan(cut.start, min(cut.end, known)) for cut in found.removed if cut.start < known)
+    if not removed:
+        detail = f"{verdict}; nothing is removed of what the turns before had"
+        return NotExtended(Why.NOT_SPLICED, detail, extended.hashes)
+    stitch = replace(
+        extended.stitch,
+        how=How.SPLICED,
+        why=Why.HISTORY_REWRITE,
+        detail=verdict,
+        known_len=known - sum(cut.end - cut.start for cut in removed),
+        removed=removed,
+    )
+    spans = shifted(extended.spans, found.removed, len(extended.prompt_ids))
+    return StitchedPrompt(found.prompt_ids, tuple(spans), stitch, extended.hashes, is_judged=True)
 
 
 def judge_prompt(
@@ -156,15 +197,20 @@ def judge_prompt(
     extended: StitchedPrompt,
 ) -> Verdict:
     """The verdict on a prompt of `extend_prompt` for the same arguments; raises as `judge` does."""
+    return judge(renderer, messages, tools, extended.prompt_ids, _steps(tree, extended))
+
+
+def _steps(tree: ConversationTree, extended: StitchedPrompt) -> list[SampledStep]:
+    """The sampled messages that a verdict on a bridged prompt has to look at, first to last."""
     steps: list[SampledStep] = []
     at = extended.stitch.anchor_turn
     while at is not None:
         turn = tree.turns[at]
-        is_bridge = turn.stitch.how is How.BRIDGED
+        is_bridge = turn.stitch.builds_on_anchor
         prompt_ids = None if is_bridge else turn.tokens.prompt_ids
         steps.append(SampledStep(tree.asked[at], turn.tokens.completion_ids, prompt_ids))
         at = turn.stitch.anchor_turn if is_bridge and at not in tree.judged else None
-    return judge(renderer, messages, tools, extended.prompt_ids, steps[::-1])
+    return steps[::-1]
 
 
 def stitch_prompt(

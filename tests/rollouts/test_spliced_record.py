@@ -1,0 +1,130 @@
+"""A splice in a record, in the laws that read it, in its summary, and on the screen."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from played import Play, Played, user
+from rendering.conftest import QWEN_LIKE
+from rendering_folders import write_folder
+from tokentrue import Message, Renderer, load_renderer
+from tokentrue.cli.painting import Writer, paint_episode
+from tokentrue.cli.report import summary_lines
+from tokentrue.cli.screen import episode_screen
+from tokentrue.errors import RecordError
+from tokentrue.generation import EngineInfo
+from tokentrue.rendering.verdict import OnRewrite
+from tokentrue.rollouts.comparison import compare_episode
+from tokentrue.rollouts.laws import check_laws
+from tokentrue.rollouts.proof import prove
+from tokentrue.rollouts.record import RecordWriter, open_record
+from tokentrue.rollouts.summary import summarize
+from tokentrue.rollouts.trajectory import RunInfo
+from tokentrue.sampling import SamplingParams
+from tokentrue.turns import CutSpan, How
+
+INFO = RunInfo("env", "m", EngineInfo("embedded", "1", ("m",), 2048), "embedded", sampling=SamplingParams())
+
+
+@pytest.fixture(scope="module")
+def renderer(tmp_path_factory: pytest.TempPathFactory) -> Renderer:
+    return load_renderer(write_folder(tmp_path_factory.mktemp("qwen_like"), QWEN_LIKE))
+
+
+@pytest.fixture(scope="module")
+def played(renderer: Renderer) -> Played:
+    """A tool loop, then two questions; the last one answers by the same message twice over."""
+    play = Play(renderer, [user("look it up")], on_rewrite=OnRewrite.SPLICE)
+    play.say('<think>\nhm\n</think>\n\n<tool_call>\n{"name":"look_up","arguments":{}}\n</tool_call>')
+    play.answer(Message(role="tool", content="blue", tool_call_id="call_0_0", name="look_up"))
+    play.say("<think>\nso it is\n</think>\n\nIt is blue.", split=False)
+    play.answer(user("sure?"))
+    play.say("<think>\nyes\n</think>\n\nYes.")
+    play.answer(user("really?"))
+    play.say("Yes.")
+    return play.done()
+
+
+def record_of(played: Played, folder: Path) -> Path:
+    with RecordWriter(folder, INFO) as record:
+        record.episode_started(played.episode)
+        for turn in played.turns:
+            record.turn_done(turn)
+        record.episode_done(played.episode)
+    return folder
+
+
+def test_a_splice_is_written_by_reference_and_read_back_the_same(
+    played: Played, renderer: Renderer, tmp_path: Path
+) -> None:
+    """The row holds the removed spans and what was added; the kept ids are those of the anchor's row."""
+    folder = record_of(played, tmp_path / "run")
+    reader = open_record(folder)
+    assert list(reader.turns()) == list(played.turns)
+    rows = pq.read_table(folder / "turns.parquet").to_pylist()
+    hows = [row["how"] for row in rows]
+    assert hows == ["rendered", "bridged", "spliced", "spliced"]
+    for row, record in zip(rows, played.turns, strict=True):
+        stitch, base = record.turn.stitch, row["base_turn"]
+        if row["how"] != "spliced":
+            assert row["removed_spans"] == []
+            continue
+        known = played.turns[base].turn.tokens.all_ids().tolist()[: row["base_len"]]
+        cut = {at for span in row["removed_spans"] for at in range(span["start"], span["end"])}
+        kept = [token_id for at, token_id in enumerate(known) if at not in cut]
+        assert kept + row["added_ids"] == record.turn.tokens.prompt_ids.tolist()
+        assert (row["known_len"], row["anchor_turn"]) == (len(kept), base)
+        assert len(row["added_ids"]) == len(record.turn.tokens.prompt_ids) - stitch.known_len < 20
+        assert row["detail"].startswith("message ")
+    proof = prove(reader.episodes(), reader.turns(), renderer)
+    assert proof.holds
+
+
+@pytest.mark.parametrize("shift", [-1, 1])
+def test_a_record_in_which_spans_were_moved_by_one_is_not_read(played: Played, tmp_path: Path, shift: int) -> None:
+    """A checksum covers them: where white space is cut, other spans may leave the very same ids."""
+    folder = record_of(played, tmp_path / "run")
+    path = folder / "turns.parquet"
+    table = pq.read_table(path)
+    column = table.column("removed_spans").to_pylist()
+    moved = [[{key: at + shift for key, at in span.items()} for span in spans] for spans in column]
+    at = table.schema.get_field_index("removed_spans")
+    field = table.schema.field(at)
+    pq.write_table(table.set_column(at, field, pa.array(moved, field.type)), path)
+    with pytest.raises(
+        RecordError, match=r"turn 2 of episode 0 cannot be restored: .* not those that were written"
+    ):
+        list(open_record(folder).turns())
+
+
+def test_a_splice_that_is_not_its_own_is_kept_for_its_law(played: Played, tmp_path: Path) -> None:
+    """A record never hides a broken turn by failing to write it."""
+    turn = played.turns[2].turn
+    wrong = replace(turn, stitch=replace(turn.stitch, removed=(CutSpan(0, 5), CutSpan(7, 9))))
+    broken = replace(played, turns=(*played.turns[:2], replace(played.turns[2], turn=wrong)))
+    found = list(open_record(record_of(broken, tmp_path / "run")).turns())
+    assert found == list(broken.turns)
+    assert not check_laws(found)[0].holds
+
+
+def test_a_person_sees_what_was_removed(played: Played, renderer: Renderer) -> None:
+    summary = summarize([played.episode], played.turns)
+    assert (summary.bridged, summary.spliced, sum(summary.rendered_why.values())) == (1, 2, 1)
+    assert any("1 bridged, 2 spliced, 1 rendered" in line for line in summary_lines(summary))
+    compared = compare_episode(played.turns, played.episode.tools, renderer)
+    painted = paint_episode(played.turns, renderer.tokenizer, compared)
+    for turn in painted:
+        ids = turn.record.turn.tokens.prompt_ids
+        assert [token.id for token in turn.prompt] == ids[turn.known_len :]
+        assert turn.known_len == turn.record.turn.stitch.known_len
+    spliced = [turn for turn in painted if turn.record.turn.stitch.how is How.SPLICED]
+    assert all(token.writer is not Writer.UNKNOWN for turn in spliced for token in turn.prompt)
+    screen = "\n".join(episode_screen(played.episode, painted))
+    first, second = spliced[0].record.turn.stitch.removed
+    told = f"turn 2   spliced from turn 1, without its ids {first.start} to {first.end - 1}, {second.start} to"
+    assert told in screen.replace("\n  ", " ").replace("\x1b[0m", "").replace("\x1b[1m", "")
