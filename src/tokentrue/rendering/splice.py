@@ -17,8 +17,8 @@ template wrote when the message between was sampled; `now`; and `ours`, what the
 4. Both ends must be borders of ids, so that the ids of the stretch spell the stretch, no more and no less.
 
 Nothing is inserted: where the template writes something in place of what it removes, that is no removal. Where any
-of this cannot be shown there is no splice, and the reason is told. The cost is that of a verdict: the conversation
-is rendered in full twice more.
+of this cannot be shown there is no splice, and the reason is told. The cost is that of a verdict, and of up
+to six full renderings more: three texts, each twice, to find in it what callers wrote.
 """
 
 from __future__ import annotations

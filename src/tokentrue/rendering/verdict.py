@@ -8,7 +8,8 @@ told apart by what the template itself wrote when the message was sampled:
   block of reasoning in the generation prompt is not repeated, tools move, an engine's prompt has another date.
 
 Judging renders the conversation in full three times or more, which costs what the conversation costs; law 8
-does not hold for it. So nothing is judged unless it is asked for, or a policy other than `extend` is set.
+does not hold for it; a splice behind it takes up to six renderings more. So nothing is judged unless it is asked
+for, or a policy other than `extend` is set.
 """
 
 from __future__ import annotations
