@@ -87,16 +87,21 @@ ReadContent = Callable[[tuple[Frame, ...], list[int], list[int]], str]
 def derive_frames(probes: Probes, read: ReadContent) -> tuple[Frame, ...]:
     """The frames of a template; empty where everything is read without one, or where none would help."""
     frames: tuple[Frame, ...] = ()
-    for make in (_said, _thought, probes.message):
-        arguments = ({KEY: VALUE},) if make == probes.message else ()
-        messages = [(text, make(text, *arguments)) for text in (TEXT, _OTHER_TEXT)]
-        if all(_is_read(probes, message, frames, read) for _, message in messages):
+    kinds = [
+        [(text, make(text, *arguments)) for text in (TEXT, _OTHER_TEXT)]
+        for make, arguments in ((_said, ()), (_thought, ()), (probes.message, ({KEY: VALUE},)))
+    ]
+    for messages in kinds:
+        right = [message for kind in kinds for _, message in kind if _is_read(probes, message, frames, read)]
+        wanted = [message for _, message in messages]
+        if all(message in right for message in wanted):
             continue
         found = {_frame_around(probes, message, text) for text, message in messages}
         frame = found.pop()
         if frame is None or found:
             continue
-        if all(_is_read(probes, message, (*frames, frame), read) for _, message in messages):
+        # What was read right stays so: harmony's analysis stands before text beside a call, and is reasoning.
+        if all(_is_read(probes, message, (*frames, frame), read) for message in (*wanted, *right)):
             frames = (*frames, frame)
     return frames
 
