@@ -90,6 +90,8 @@ class MarkedDecoder:
         plain = before is not None and tokenizer.added_token_of_id(before) is None
         self._window: list[int] = [before] if plain and before is not None else []
         self._given = len(tokenizer.decode(self._window)) if self._window else 0
+        # How much of the window was looked at, and where the byte tokens at its end begin.
+        self._seen = self._run = 0
 
     def feed(self, ids: Iterable[int]) -> str:
         """The text that is certain now."""
@@ -111,13 +113,18 @@ class MarkedDecoder:
     def finish(self) -> str:
         """The rest: nothing can follow, so what is half stays half."""
         text = self._tokenizer.decode(self._window)[self._given :] if self._window else ""
-        self._window, self._given = [], 0
+        self._window, self._given, self._seen, self._run = [], 0, 0, 0
         return text
 
     def _take(self) -> str:
-        end = len(self._window)
-        while end and self._tokenizer.is_byte(self._window[end - 1]):
+        end, length = len(self._window), len(self._window)
+        while end > self._seen and self._tokenizer.is_byte(self._window[end - 1]):
             end -= 1
+        if end == self._seen:
+            self._seen = length
+            if self._run < end or not end:
+                return ""  # a run of bytes that only grew
+        self._seen, self._run = length, end
         text = self._tokenizer.decode(self._window[:end])
         # The last character may be the replacement of a half one; every other one is final.
         whole = text[:-1] if text.endswith("\ufffd") else text
@@ -126,6 +133,7 @@ class MarkedDecoder:
         if whole == text and end > 1:
             # One id stays as the neighbour of what follows (SentencePiece's first space).
             self._window = self._window[end - 1 :]
+            self._seen, self._run = len(self._window), 1
             self._given = len(self._tokenizer.decode(self._window[:1]))
         elif end > _LONG_WINDOW:
             self._cut_between_characters(end, text)
@@ -139,4 +147,5 @@ class MarkedDecoder:
                 given = len(behind) - (len(text) - self._given)
                 if given >= 0:
                     self._window, self._given = self._window[cut:], given
+                    self._seen, self._run = len(self._window), end - cut
                     return
