@@ -185,6 +185,15 @@ def test_an_inner_token_in_front_of_the_eos_is_no_stop(tmp_path: Path) -> None:
     assert (stops, renderer.certificate.stop_doubts) == (["<|im_end|>"], ())
 
 
+def test_a_stop_that_only_the_last_message_lacks_is_the_stop_of_calls_too(tmp_path: Path) -> None:
+    """As Apriel 1.6: what closes the list of calls stands in front of it, and was taken for the next opener."""
+    stop = "{%- if not loop.last %}{{- '<|im_end|>' }}{%- endif %}"
+    calls = "{%- if not loop.last %}{{- ', again' }}{%- endif %}</tool_call>" + stop
+    called = "{%- if loop.first %}{{- '<tool_call>' }}{%- endif %}" + _JSON
+    stops, renderer = derived(tmp_path, eos="<|im_end|>", call=called, calls=calls, text=stop)
+    assert (stops, renderer.certificate.stop_doubts) == (["<|im_end|>"], ())
+
+
 def test_two_tokens_that_could_both_be_the_stop_are_told_and_not_taken(tmp_path: Path) -> None:
     stops, renderer = derived(tmp_path, eos="<|bos|>", text="<|endoftext|><|im_end|>")
     assert stops == ["<|bos|>"]

@@ -175,6 +175,8 @@ def _call_stop(prober: _Prober, known: Sequence[int], *, is_opener: bool) -> tup
     opened = _only_in_calls(prober, ends.header) - inner
     if not left and is_opener:
         behind = prober.tokens(ends.followed[len(ends.shared) :])
+        if set(behind[1:]) & set(known):
+            return (), ""  # the known stop is written there, only not behind the last message (Apriel 1.6)
         return tuple(token for token in behind[:1] if token not in inner), ""
     certain = len(left) == 1 and not opened and not _is_spelled_as_inner(prober, left[0])
     return (tuple(left), "") if certain else ((), prober.doubt("a tool call", ends.followed))
