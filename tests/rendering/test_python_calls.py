@@ -15,6 +15,7 @@ from templates.spoken import TYPED_TOOLS, inner
 from tokentrue import Message, Renderer, ToolCall
 from tokentrue.rendering.formats.parsed import CallStatus
 from tokentrue.rendering.formats.python_literals import NotLiteral, whole_literal
+from tokentrue.rendering.formats.typed_values import typed_value
 
 plain_json = st.recursive(
     st.one_of(inner, st.text(max_size=8), st.floats(allow_nan=False, allow_infinity=False)),
@@ -171,3 +172,17 @@ def test_strings_without_quotes_are_recognised_and_read_where_they_can_be_told()
             assert str(arguments["s"]) in call.raw
     quoted = read(renderer, """[look_up(s="San Francisco, CA", text='7')][e]""")
     assert quoted == ("", [("ok", "look_up", '{"s": "San Francisco, CA", "text": "7"}')])
+
+
+@pytest.mark.parametrize("digits", ["9" * 400, "0x" + "f" * 400, "0b" + "1" * 2000, "1_000" * 90])
+def test_a_whole_number_is_no_float_and_is_read_however_large_it_is(digits: str) -> None:
+    number = int(digits, 0)
+    assert whole_literal(f"{{'n': {digits}}}") == {"n": number}
+    assert typed_value(f"{{'n': {digits}}}", None) == {"n": number}
+
+
+@pytest.mark.parametrize("digits", ["9" * 5000, "0x" + "f" * 5000])
+def test_a_number_that_nobody_can_write_as_json_is_no_literal(digits: str) -> None:
+    with pytest.raises(NotLiteral):
+        whole_literal(digits)
+    assert typed_value(f"[{digits}]", None) == f"[{digits}]"

@@ -10,11 +10,13 @@ stays the same over all of them may be found with a short history (`tail`).
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 from tokentrue.messages import Message, ToolCall
 from tokentrue.rendering.tail import BridgeRefused, FollowUp, TailFinder
 from tokentrue.rendering.template_messages import PROBE_CALL, PROBE_TOOL
+from tokentrue.turns import Why
 
 _QUESTION = Message(role="user", content="What is 2 + 2?")
 _SYSTEM = Message(role="system", content="You answer.")
@@ -61,27 +63,38 @@ def _middles(literals: Sequence[str]) -> Iterator[tuple[Message, ...]]:
     for pairs in range(4):
         yield (*(_pair("Hello.", "Good day.") * pairs), _QUESTION)
     yield (*_pair("Hello.", ""), _QUESTION, *_loop("1"), *_loop("2"))
+    # Templates count calls, or know the first of them: behind the last question there may be none yet.
+    yield (_QUESTION, *_loop("1"), _SAID, _QUESTION)
+    yield (_QUESTION, *_loop("1"), _QUESTION)
     yield (*_pair("Hello.", "Good day."), _QUESTION, *_loop("1"), _SAID, _QUESTION, *_loop("3"))
     for text in _texts(literals):
         yield (*_pair(text, text), *_pair("Hello.", text), _QUESTION, *_loop(text))
 
 
 def _tail_text(
-    finder: TailFinder, history: tuple[Message, ...], new: tuple[Message, ...], tools: bool
+    finder: TailFinder,
+    history: tuple[Message, ...],
+    new: tuple[Message, ...],
+    tools: bool,
+    *,
+    as_said: bool = False,
 ) -> str | None:
+    """Close and tail; "" where no bridge can be proved, None where the template refuses the messages."""
     offered: tuple[dict[str, Any], ...] = (PROBE_TOOL,) if tools else ()
-    tail = finder.derive(FollowUp(history, new, offered))
-    return None if isinstance(tail, BridgeRefused) else tail.seam.close.text + tail.text
+    tail = finder.derive(FollowUp(history, new, offered), as_said=as_said)
+    if isinstance(tail, BridgeRefused):
+        return None if tail.why is Why.TEMPLATE_RAISED else ""
+    return tail.seam.close.text + tail.text
 
 
 def short_history_is_enough(finder: TailFinder) -> bool:
-    """Whether no probed middle of a conversation changes the tail."""
+    """Whether no probed middle of a conversation changes the tail, or leaves none that can be proved."""
     literals = finder.template.compared_literals()
     for leading in ((), (_SYSTEM,)):
         for said, new in _FOLLOW_UPS:
             for tools in (False, True):
                 wanted = _tail_text(finder, (*leading, _QUESTION, said), new, tools)
-                if wanted is None:
+                if not wanted:
                     continue
                 for middle in _middles(literals):
                     found = _tail_text(finder, (*leading, *middle, said), new, tools)
@@ -93,17 +106,27 @@ def short_history_is_enough(finder: TailFinder) -> bool:
 def history_matters_nowhere(
     finder: TailFinder, minimal: tuple[Message, ...], said: Message, new: tuple[Message, ...], tools: bool
 ) -> bool:
-    """Whether `minimal` gives the same tail as every probed history, system prompts and questions included."""
+    """Whether `minimal` gives the same tail as every probed history and sampled message."""
     wanted = _tail_text(finder, minimal, new, tools)
-    if wanted is None:
+    if not wanted:
         return False
     histories = [(*leading, *middle, said) for leading in ((), (_SYSTEM,)) for middle in _middles(())]
     for text in _texts(finder.template.compared_literals()):
         asked = Message(role="user", content=text)
         histories += [(Message(role="system", content=text), _QUESTION, said), (asked, said)]
-    found = [_tail_text(finder, history, new, tools) for history in histories]
+    histories += [(_QUESTION, other) for other in _others(said, finder.template.compared_literals())]
+    found = [_tail_text(finder, history, new, tools, as_said=True) for history in histories]
     told = [text for text in found if text is not None]
     return bool(told) and all(text == wanted for text in told)
+
+
+def _others(said: Message, literals: Sequence[str]) -> Iterator[Message]:
+    """What may have been sampled in the place of `said`: with reasoning, without a word, with each literal."""
+    yield replace(said, reasoning_content="I think so.")
+    if not said.tool_calls:
+        yield replace(said, content=None)
+        for text in _texts(literals):
+            yield replace(said, content=text)
 
 
 def generation_prompts(finder: TailFinder) -> tuple[str, ...]:

@@ -1,7 +1,8 @@
 """The tail: the text that a template writes behind the close of the sampled assistant message.
 
 It is found in a rendering of the conversation in which the sampled message has sentinels for text, so
-that no model byte can be mistaken for a marker. The new messages are rendered as they are.
+that no model byte can be mistaken for a marker. The new messages are rendered as they are. At last
+the real conversation must end with what was found: a template may look at what was sampled.
 
 Rendering a long conversation to read its last few lines costs what the conversation costs (law 8), so
 a *short* history is rendered where that was proved to be enough: the leading system messages, the last
@@ -206,12 +207,16 @@ class TailFinder:
         moved = tuple(Stretch(body.start, body.end, body.owner + shift) for body in tail.bodies)
         return replace(tail, bodies=moved)
 
-    def derive(self, follow_up: FollowUp) -> Tail | BridgeRefused:
-        """The tail by rendering exactly this follow-up; nothing is remembered."""
+    def derive(self, follow_up: FollowUp, *, as_said: bool = True) -> Tail | BridgeRefused:
+        """The tail by rendering exactly this follow-up; nothing is remembered.
+
+        Args:
+            as_said: Hold it against the real words of the sampled message as well, which costs one rendering more.
+        """
         for salt in range(_SALTS):
             found = self._derive(follow_up, salt)
             if found is not None:
-                return found
+                return self._as_really_said(follow_up, found) if as_said and isinstance(found, Tail) else found
         return BridgeRefused(Why.REORDERED, "the messages are full of this package's own sentinel words")
 
     def generation_prompt(self, messages: Sequence[Message], tools: tuple[dict[str, Any], ...] = ()) -> str:
@@ -234,9 +239,25 @@ class TailFinder:
         texts = self._rendered(follow_up, salt)
         if not isinstance(texts, _Texts):
             return texts
-        if texts.end is None and not follow_up.history[-1].content:
-            return self._behind_text(texts, salt)
-        return self._tail_of(texts)
+        dropped = texts.end is None and not follow_up.history[-1].content
+        return self._behind_text(texts, salt) if dropped else self._tail_of(texts)
+
+    def _as_really_said(self, follow_up: FollowUp, found: Tail) -> Tail | BridgeRefused:
+        """`found`, where the template ends the real conversation with it as well.
+
+        A template may read what was sampled (whether it is empty, or holds a word), which sentinels do not show.
+        """
+        try:
+            text = self._render((*follow_up.history, *follow_up.new), follow_up.tools)
+        except TemplateRenderError:
+            return found  # it writes no text for these very words (arguments that are no JSON object, say)
+        wanted = found.seam.close.text + found.text
+        if text.endswith(wanted):
+            return found
+        same = common_length(wanted[::-1], text[::-1])
+        shown = (each[: len(each) - same][-_SHOWN:] for each in (wanted, text))
+        sentence = "what the sampled message says changes what the template writes behind it"
+        return BridgeRefused.of_texts(Why.REORDERED, sentence, *shown)
 
     def _behind_text(self, dropped: _Texts, salt: int) -> Tail | BridgeRefused | None:
         """The tail where the template writes nothing of the sampled message: the one behind a message with text.

@@ -128,9 +128,10 @@ class Literals:
             raise NotLiteral(f"no value at {self.at}")
         try:
             value = _number(number.group())
+            str(value)  # JSON writes decimals, and Python refuses to write a whole number of too many of them
         except ValueError as error:
             raise NotLiteral(f"no number at {self.at}") from error
-        if not math.isfinite(value):
+        if isinstance(value, float) and not math.isfinite(value):
             raise NotLiteral(f"a number that JSON does not have at {self.at}")
         self.at = number.end()
         return value
