@@ -57,6 +57,18 @@ class EmbeddedWorker:
         """The handler that Dynamo calls for each request."""
         number = self._log.received(request)
         how, sent = "cancelled", list[int]()
+        # Dynamo drops a handler whose client has gone without closing it: what stands behind a `yield` is then run
+        # by the garbage collector, some time. So the end of the work is noted by whoever sees it first.
+        ended = False
+
+        def note_end() -> None:
+            nonlocal ended
+            if not ended:
+                ended = True
+                self._log.ended(number, how, sent)
+
+        gone = asyncio.ensure_future(context.async_killed_or_stopped())
+        gone.add_done_callback(lambda task: None if task.cancelled() else note_end())
         try:
             order = WorkOrder.read(request, ())  # the engine knows its own end-of-text ids
             generation = await self._sample(order, context)
@@ -72,7 +84,8 @@ class EmbeddedWorker:
             how = type(exc).__name__
             raise InvalidArgument(str(exc)) from exc
         finally:
-            self._log.ended(number, how, sent)
+            note_end()
+            gone.cancel()
 
     async def _sample(self, order: WorkOrder, context: Any) -> Generation | None:
         """The completion, or None when the client went away first, or a pause gave the request up."""
