@@ -52,6 +52,12 @@ def test_disorder_with_every_real_tokenizer(template: Template) -> None:
         ("channels", "<channel>final<message>Hi<end><start>assistant<channel>fin", "Hi", []),
         ("channels", " to=functions.f<channel>x<message>{", "", [("unclosed", "f", "{")]),
         (
+            "channels",
+            " to=functions.f<channel>x<start>assistant<channel>final<message>Hi",
+            "Hi",
+            [("unclosed", None, " to=functions.f<channel>x")],
+        ),
+        (
             "coder",
             "<tool_call>So:</function><function=look_up></function></tool_call>",
             "",

@@ -90,7 +90,7 @@ class _ChannelReader:
             else:
                 self._header.append(before)
                 header, self._header = "".join(self._header), []
-                pieces += self._open_body(header) if mark == self._form.message else self._stray(header)
+                pieces += self._open_body(header) if mark == self._form.message else self._bodiless(header)
             self._is_started = mark == self._form.start_mark
         rest = text[position:]
         if self._in_body:
@@ -102,6 +102,10 @@ class _ChannelReader:
         if self._in_body:
             return self._end_body(closed=stopped)
         header, self._header = "".join(self._header), []
+        return self._bodiless(header)
+
+    def _bodiless(self, header: str) -> list[ReadPiece]:
+        """A header that never got its message: a call that was begun, or perhaps text."""
         if self._recipient_in(header) is not None:
             return [ParsedToolCall(self._form.marks.plain(header), CallStatus.UNCLOSED)]
         return self._stray(header)
