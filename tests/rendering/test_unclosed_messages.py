@@ -272,6 +272,32 @@ def test_an_opener_that_is_no_stop_takes_the_place_of_one(
     assert (found.verdict, found.junction) == (Verdict.EXACT, Junction.OPENER_DROPPED)
 
 
+@pytest.mark.parametrize("template", [OPENERS, WRITES_STOP_AT_END], ids=["openers", "writes the stop"])
+@pytest.mark.parametrize(
+    ("sampled", "finish", "junctions", "added"),
+    [
+        ("\nHo<|im_start|>", FinishReason.STOP, (Junction.OPENER_SHARED, Junction.EXACT), ""),
+        ("\nHo<|im_mid|>", FinishReason.STOP, (Junction.OPENER_DROPPED,), "<|im_start|>"),
+        ("\nHo<|endoftext|>", FinishReason.STOP, (Junction.STOP_REWRITTEN,), "<|im_start|>"),
+        ("\nHo", FinishReason.STOP, (Junction.CLOSE_RESTORED,), "<|im_start|>"),
+        ("\nH", FinishReason.LENGTH, (Junction.CLOSE_ADDED,), "<|im_start|>"),
+    ],
+)
+def test_an_opener_is_never_lost_even_where_the_last_message_ends_with_it(
+    tmp_path: Path,
+    template: str,
+    sampled: str,
+    finish: FinishReason,
+    junctions: tuple[Junction, ...],
+    added: str,
+) -> None:
+    """Without it the new message would have no role."""
+    renderer = made(tmp_path, template, *GLM_STOPS)
+    junction, text = bridged(renderer, sampled, (USER, SAID), (user("And?"),), finish)
+    assert junction in junctions
+    assert text == f"{added}\nAnd?<|bos|>"
+
+
 @pytest.mark.parametrize("template", [OTHER_BEHIND_A_USER, NO_OPENER_IS_A_STOP], ids=["other", "no stop"])
 def test_an_opener_that_is_not_certain_is_refused(tmp_path: Path, template: str) -> None:
     outcome = refused(made(tmp_path, template, *GLM_STOPS), (USER, SAID), (SYSTEM,))

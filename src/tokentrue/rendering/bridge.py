@@ -159,7 +159,9 @@ class BridgeBuilder:
         if last == seam.close.id and seam.kind is not SeamKind.NO_STOP:
             return Junction.OPENER_SHARED if seam.is_opener else Junction.EXACT
         if last is not None and last in self.stop_ids:
-            dropped = seam.is_opener and (last in self.opener_ids or last == seam.sampled.id)
+            # Some templates write the opener behind the last message as well (TRL's GLM), as if it were a close.
+            is_opener = seam.is_opener or (seam.kind is SeamKind.CLOSE and seam.close.id in self.opener_ids)
+            dropped = is_opener and (last in self.opener_ids or last == seam.sampled.id)
             return Junction.OPENER_DROPPED if dropped else Junction.STOP_REWRITTEN
         if finish_reason is FinishReason.STOP or finish_reason is FinishReason.TOOL_CALLS:
             return Junction.CLOSE_RESTORED

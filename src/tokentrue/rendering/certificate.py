@@ -7,9 +7,10 @@ compared, id by id, with the full rendering.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from enum import Enum
+from typing import Any
 
 from tokentrue.errors import TemplateRenderError
 from tokentrue.generation import FinishReason
@@ -19,8 +20,10 @@ from tokentrue.rendering.formats.harmony import Channels
 from tokentrue.rendering.formats.tool_calls import CallsWritten
 from tokentrue.rendering.formats.tool_format import ToolFormat
 from tokentrue.rendering.independence import history_matters_nowhere
+from tokentrue.rendering.rewritten_stop import begins_behind_a_user
 from tokentrue.rendering.seams import Seam, SeamKind
-from tokentrue.rendering.tail import BridgeRefused, FollowUp, TailFinder
+from tokentrue.rendering.sentinels import mask_new
+from tokentrue.rendering.tail import BridgeRefused, FollowUp, Tail, TailFinder
 from tokentrue.rendering.template_messages import PROBE_TOOL
 from tokentrue.tokens import TokenIds
 from tokentrue.turns import Junction
@@ -358,6 +361,20 @@ def find_opener_ids(tails: TailFinder) -> frozenset[int]:
             continue
         tools = (PROBE_TOOL,) if probe.with_tools else ()
         tail = tails.derive(FollowUp((*_BARE_HISTORY, probe.assistant), probe.new, tools))
-        if not isinstance(tail, BridgeRefused) and tail.seam.is_opener:
+        if not isinstance(tail, BridgeRefused) and (tail.seam.is_opener or _opens(tails, tail, probe.new, tools)):
             found.add(tail.seam.close.id)
     return frozenset(found)
+
+
+def _opens(tails: TailFinder, tail: Tail, new: tuple[Message, ...], tools: tuple[dict[str, Any], ...]) -> bool:
+    """Whether a close opens the next message, which begins just so behind a user's, whom that does not end."""
+
+    def render(messages: Sequence[Message], add_generation_prompt: bool) -> str:
+        listed = tails.form.to_templates(messages)
+        return tails.template.render_text(listed, tools, add_generation_prompt=add_generation_prompt)
+
+    begins = begins_behind_a_user(render, mask_new(new, 1)) if tail.seam.kind is SeamKind.CLOSE else None
+    close = tail.seam.close.text
+    if begins is None or not begins.opening or begins.ended.endswith(close):
+        return False
+    return begins.opening == close + tail.text[: tail.text.find(new[0].content or "")]
