@@ -56,6 +56,7 @@ def _laws(*names: str, renderer: str = "qwen_like") -> tuple[str, ...]:
 
 SEAMS = ("tests/rendering/test_seams.py",)
 UNCLOSED = ("tests/rendering/test_unclosed_messages.py",)
+SAID = ("tests/rendering/test_sampled_text_matters.py",)
 LAW_1 = _laws("test_law_1_the_bridge_begins_with_what_was_sampled")
 STATUSES = (f"{FORMATS}::test_each_kind_of_attempt_has_its_status",)
 LAW_6 = (f"{FORMATS}::test_law_6_parse_is_the_inverse_of_render_assistant",)
@@ -160,9 +161,30 @@ FAULTS = (
     Fault(
         "junction opener_dropped keeps an opener that a user's message would have",
         BRIDGE,
-        "dropped = seam.is_opener and (last in self.opener_ids or last == seam.sampled.id)",
-        "dropped = seam.is_opener and last in self.opener_ids",
+        "dropped = is_opener and (last in self.opener_ids or last == seam.sampled.id)",
+        "dropped = is_opener and last in self.opener_ids",
         UNCLOSED,
+    ),
+    Fault(
+        "an opener that is written behind the last message too is taken for a close",
+        "rendering/certificate.py",
+        "(tail.seam.is_opener or _opens(tails, tail, probe.new, tools))",
+        "tail.seam.is_opener",
+        UNCLOSED,
+    ),
+    Fault(
+        "what the sampled message says is not asked of the template",
+        TAIL,
+        "        if text.endswith(wanted):",
+        "        if text:",
+        SAID,
+    ),
+    Fault(
+        "a short history is enough where the whole one is refused",
+        "rendering/independence.py",
+        'return None if tail.why is Why.TEMPLATE_RAISED else ""',
+        "return None",
+        SAID,
     ),
     Fault(
         "a stop is left out though the close of one call more has another tail",
