@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from rendering_folders import write_folder
 from templates.families import FAMILIES, Family, family_renderer, framed_by
 from templates.spoken import TYPED_TOOLS, spoken_messages, with_generated_ids
-from tokentrue import Message, Renderer
+from tokentrue import Message, Renderer, load_renderer
 from tokentrue.rendering.formats.marks import has_mark
 from tokentrue.rendering.formats.parsed import CallStatus
 from tokentrue.rendering.formats.reasoning import ReasoningState
@@ -313,3 +315,26 @@ def test_what_stands_behind_whole_lines_of_calls_is_an_attempt_of_its_own() -> N
     text = '<calls>\n{"name": "look_up", "arguments": {}}\n{"name": "send", "argu\n</calls>'
     calls = read(renderer, renderer.tokenizer.encode(text)).tool_calls
     assert [call.status for call in calls] == [CallStatus.OK, CallStatus.INVALID_JSON]
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "name", "arguments"),
+    [
+        ('look_up {"a": 1}', CallStatus.OK, "look_up", '{"a": 1}'),
+        ('look_up{"a": 1}', CallStatus.OK, "look_up", '{"a": 1}'),
+        ("look_up", CallStatus.INVALID_JSON, "look_up", None),
+        ("", CallStatus.MISSING_NAME, None, None),
+    ],
+)
+def test_a_name_that_only_white_space_parts_from_its_arguments(
+    tmp_path: Path, body: str, status: CallStatus, name: str | None, arguments: str | None
+) -> None:
+    template = (
+        "{%- for m in messages %}{{- '<|im_start|>' + m.role + '\\n' + m.content }}"
+        "{%- for c in m.tool_calls or [] %}{{- '<tool_call>' + c.function.name + ' ' }}"
+        "{{- (c.function.arguments | tojson) + '</tool_call>' }}{%- endfor %}{{- '<|im_end|>\\n' }}{%- endfor %}"
+        "{%- if add_generation_prompt %}{{- '<|im_start|>assistant\\n' }}{%- endif %}"
+    )
+    renderer = load_renderer(write_folder(tmp_path, template))
+    (call,) = renderer.parse_response(renderer.tokenizer.encode(f"<tool_call>{body}</tool_call>")).tool_calls
+    assert (call.status, call.name, call.arguments, call.raw) == (status, name, arguments, body)

@@ -127,10 +127,15 @@ class NamedJson:
 
     def _halves(self, body: str) -> tuple[str, str | None]:
         inner = body.removeprefix(self.prefix) if self.prefix and body.startswith(self.prefix) else body
-        header, found, arguments = inner.partition(self.separator)
-        if not found:
-            # Models respace what their template writes.
-            header, found, arguments = inner.partition(self.separator.strip())
+        # Models respace what their template writes, and white space alone stands inside of arguments as well.
+        visible = self.separator.strip()
+        if not visible and "{" in inner:
+            header, found, arguments = inner.partition("{")
+            arguments = found + arguments
+        else:
+            header, found, arguments = inner.partition(self.separator)
+            if not found and visible:
+                header, found, arguments = inner.partition(visible)
         if not found:
             return header, None
         if arguments.endswith(self.suffix):
