@@ -63,8 +63,8 @@ def certify(folder: str, **options: Any) -> None:
     junction   the same, behind what was added where sampling stopped
     rewritten  what the bridge adds is what the template writes, but a full rendering would change
                earlier ids; only the bridge keeps what was sampled
-    refused    no bridge can be proved; told are the reason, the smallest conversation that shows it, what a
-               bridge would have to find in the template's text, and what the template writes
+    refused    no bridge can be proved; told are the reason, the smallest conversation that shows
+               it, what a bridge would have to find in the template's text, and what it writes
 
     Exit code 0 when every follow-up that the template can render at all is bridged, else 1.
 
