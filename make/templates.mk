@@ -1,16 +1,14 @@
 # Every real template at hand against transformers, the original libraries' ids, real transcripts, and many generated
 # messages each. Needs the tokenizers and templates beside the repository; skips, with the reason, where they are
-# absent, and the templates of the package index where that cannot be reached. Two halves of about equal length run
-# side by side; the last line adds them up.
+# absent, and the templates of the package index where that cannot be reached.
 .PHONY: test-templates docs-templates templates-from-index test-mutations
-TEMPLATE_TESTS_A := tests/rendering/test_templates_at_hand.py tests/rendering/test_formats.py
-TEMPLATE_TESTS_B := tests/rendering/test_transformers_oracle.py tests/rendering/test_reference_ids.py \
-  tests/rendering/test_reference_renderings.py tests/rendering/test_proof_cache.py tests/sessions/test_transcripts.py \
-  tests/rendering/test_templates_of_index.py tests/rendering/test_disorder.py
+TEMPLATE_TESTS := test_templates_at_hand test_formats test_transformers_oracle test_reference_ids \
+  test_reference_renderings test_proof_cache test_templates_of_index test_disorder
 
 test-templates: $(VENV)/wheel $(VENV)/test-tools
 	@TOKENTRUE_ALL_TEMPLATES=1 TOKENTRUE_EXAMPLES=200 TOKENTRUE_CONVERSATIONS=1000 \
-	  $(PY) scripts/side_by_side.py "$(TEMPLATE_TESTS_A)" "$(TEMPLATE_TESTS_B)"
+	  $(PY) -m pytest -q -n $(WORKERS) --dist worksteal --timeout 1200 \
+	  $(TEMPLATE_TESTS:%=tests/rendering/%.py) tests/sessions/test_transcripts.py
 
 # Seeded faults in close, separator, junction, arguments, evidence and mask: each must be caught by a test.
 test-mutations: $(VENV)/wheel $(VENV)/test-tools
