@@ -59,6 +59,19 @@ def test_ids_that_do_not_stand_up_to_the_laws_are_not_kept(capture) -> None:
     assert raised.value.partial is None
 
 
+def test_an_end_that_nobody_knows_without_any_ids_has_no_partial(capture) -> None:
+    """Missing evidence is an error, never an empty list of ids."""
+    found = capture("dynamo", "wk_chat_tito_logprobs")
+    answer = copy.deepcopy(found.answer)
+    saying(answer, "tired")
+    del answer["nvext"]["engine_data"]["completion_token_ids"]
+    for item in answer["choices"][0]["logprobs"]["content"]:
+        del item["token_id"]
+    with pytest.raises(UnknownFinishError, match=r"'tired' is unknown.*not usable.*no sampled ids") as raised:
+        found.transport.read_generate(found.request(), found.changed(answer))
+    assert raised.value.partial is None
+
+
 @pytest.mark.parametrize("told", [REPETITION_STOP, None])
 def test_a_turn_that_vllm_cut_for_its_repetition_is_a_truncated_one(capture, told) -> None:
     """vLLM 0.32 names it as the stop reason too; before that its token route names none."""

@@ -190,16 +190,16 @@ class DynamoTransport:
         choice, nvext = answer.choices[0], answer.nvext or NvextWire()
         check_prompt_count(request, answer.usage, ADVICE)
         ids = _sampled_ids(request, choice, nvext)
-        finish_reason = finish_reason_or(choice.finish_reason, lambda: _partial(request, ids or [], answer, nvext))
+        finish_reason = finish_reason_or(choice.finish_reason, lambda: _partial(request, ids, answer, nvext))
         echoed = _check_used(request, answer.usage, nvext)
         try:
             _check_finished(request, finish_reason, ids, answer.usage, nvext)
         except (AbortedError, UnknownFinishError) as exc:
             if ids is None or not keeps_ids(exc, nvext.detailed_finish_reason):
                 raise
-            raise aborted_with(exc, lambda: _partial(request, ids or [], answer, nvext)) from None
+            raise aborted_with(exc, lambda: _partial(request, ids, answer, nvext)) from None
         if ids is None:
-            raise EvidenceError(f"the reply carries no sampled ids; {ADVICE}", status=200)
+            raise _no_ids()
         check_completion(request, ids, answer.usage, nvext.stop_reason)
         check_stop(request, ids, finish_reason, nvext.stop_reason)
         logprobs = _logprobs(request, ids, choice, nvext)
@@ -228,7 +228,15 @@ class DynamoTransport:
         return read_model_cards(reply, WORDS)
 
 
-def _partial(request: GenerateRequest, ids: list[int], answer: _Reply, nvext: NvextWire) -> PartialGeneration:
+def _no_ids() -> EvidenceError:
+    return EvidenceError(f"the reply carries no sampled ids; {ADVICE}", status=200)
+
+
+def _partial(
+    request: GenerateRequest, ids: list[int] | None, answer: _Reply, nvext: NvextWire
+) -> PartialGeneration:
+    if ids is None:
+        raise _no_ids()
     check_partial(request, ids, answer.usage)
     logprobs = _logprobs(request, ids, answer.choices[0], nvext) if ids else []
     return PartialGeneration(
