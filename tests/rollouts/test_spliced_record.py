@@ -112,6 +112,19 @@ def test_a_splice_that_is_not_its_own_is_kept_for_its_law(played: Played, tmp_pa
     assert not check_laws(found)[0].holds
 
 
+@pytest.mark.parametrize("anchor", [None, 0, 7])
+def test_a_splice_of_another_turn_than_it_says_is_kept_for_its_law(
+    played: Played, tmp_path: Path, anchor: int | None
+) -> None:
+    """None, a turn that it is no splice of, and one that is not there: the row can be read again."""
+    turn = played.turns[2].turn
+    wrong = replace(turn, stitch=replace(turn.stitch, anchor_turn=anchor))
+    broken = replace(played, turns=(*played.turns[:2], replace(played.turns[2], turn=wrong)))
+    found = list(open_record(record_of(broken, tmp_path / "run")).turns())
+    assert found == list(broken.turns)
+    assert not check_laws(found)[0].holds
+
+
 def test_a_person_sees_what_was_removed(played: Played, renderer: Renderer) -> None:
     summary = summarize([played.episode], played.turns)
     assert (summary.bridged, summary.spliced, sum(summary.rendered_why.values())) == (1, 2, 1)

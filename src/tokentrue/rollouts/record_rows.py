@@ -60,20 +60,20 @@ class KnownTurns:
     def strip(self, turn: Turn) -> StoredPrompt:
         """What has to be stored of a prompt. The base is the anchor, else the turn before."""
         prompt = turn.tokens.prompt_ids
+        if turn.stitch.removed:
+            return self._strip_spliced(turn)
         base_turn = turn.stitch.anchor_turn
         if base_turn not in self._turns:
             base_turn = max(self._turns, default=None)
         if base_turn is None:
             return StoredPrompt(None, 0, prompt.array())
-        if turn.stitch.removed and base_turn == turn.stitch.anchor_turn:
-            return self._strip_spliced(turn, base_turn)
         base_len = self._shared_ids(self._turns[base_turn], prompt)
         return StoredPrompt(base_turn, base_len, prompt.tail(base_len))
 
-    def _strip_spliced(self, turn: Turn, base_turn: int) -> StoredPrompt:
+    def _strip_spliced(self, turn: Turn) -> StoredPrompt:
         """A splice by its base and what was removed, however it was spliced; a broken one whole, for its law."""
         prompt, stitch = turn.tokens.prompt_ids, turn.stitch
-        stored = StoredPrompt(base_turn, stitch.anchor_len, prompt.tail(stitch.known_len), stitch.removed)
+        stored = StoredPrompt(stitch.anchor_turn, stitch.anchor_len, prompt.tail(stitch.known_len), stitch.removed)
         try:
             is_spliced = self.restore(stored) == prompt
         except (RecordError, AlignmentError):
