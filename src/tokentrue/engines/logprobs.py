@@ -135,7 +135,7 @@ class LogprobsProbe:
             token_id == self.first[0] and abs(logprob - self.first[1]) <= SAME_NATS
             for token_id, logprob in self.cold
         )
-        return steady and -APART_NATS >= self.first[1] <= self.highest_raw + SAME_NATS
+        return steady and self.first[1] <= min(-APART_NATS, self.highest_raw + SAME_NATS)
 
     def __str__(self) -> str:
         free = (("T=1", each) for each in self.plain[-1:])
