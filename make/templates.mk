@@ -8,7 +8,8 @@ TEMPLATE_TESTS := test_templates_at_hand test_formats test_transformers_oracle t
 test-templates: $(VENV)/wheel $(VENV)/test-tools
 	@TOKENTRUE_ALL_TEMPLATES=1 TOKENTRUE_EXAMPLES=200 TOKENTRUE_CONVERSATIONS=1000 \
 	  $(PY) -m pytest -q -n $(WORKERS) --dist worksteal --timeout 1200 \
-	  $(TEMPLATE_TESTS:%=tests/rendering/%.py) tests/sessions/test_transcripts.py
+	  $(TEMPLATE_TESTS:%=tests/rendering/%.py) tests/sessions/test_transcripts.py \
+	  tests/testing/test_check_renderer.py
 
 # Seeded faults in close, separator, junction, arguments, evidence and mask: each must be caught by a test.
 test-mutations: $(VENV)/wheel $(VENV)/test-tools

@@ -10,8 +10,7 @@ from functools import cache
 
 import pytest
 
-from real_tokenizers import SHARED
-from templates.at_hand import FOLDERS, Template, renderer_for
+from templates.at_hand import Template, renderer_for, templates_at_hand
 from tokentrue import Renderer, TokenIds, load_renderer
 from tokentrue.rendering.bridge import Bridge
 from tokentrue.rendering.formats.parsed import CallStatus
@@ -20,7 +19,7 @@ from tokentrue.testing import ConformanceError, RendererCheck, check_renderer
 from tokentrue.testing.renderer_cases import Ending
 from tokentrue.turns import Junction, TokenSpan, Why
 
-TURNS = int(os.environ.get("TOKENTRUE_EXAMPLES", "16"))
+TURNS = int(os.environ.get("TOKENTRUE_EXAMPLES", "12"))
 
 
 @cache
@@ -127,6 +126,16 @@ class SpansOfNobody(Faulty):
     def mend(self, bridge, completion):
         last = bridge.spans[-1]
         return replace(bridge, spans=(TokenSpan(bridge.known_len, last.end, -1, last.kind),))
+
+
+class RenderedSpansOfNobody(Faulty):
+    """A full rendering that has a message's text, and does not say whose it is."""
+
+    def render(self, messages, **given):
+        rendered = self.right.render(messages, **given)
+        last = len(messages) - 1
+        spans = [replace(each, owner=-1) if each.owner == last else each for each in rendered.spans]
+        return replace(rendered, spans=tuple(spans))
 
 
 class RefusesWithoutAReason(Faulty):
@@ -236,6 +245,7 @@ FAULTS = [
     (BridgesIdsThatAreNone, RendererCheck.VERBATIM),
     (SpansWithAGap, RendererCheck.SPANS),
     (SpansOfNobody, RendererCheck.SPANS),
+    (RenderedSpansOfNobody, RendererCheck.SPANS),
     (RefusesWithoutAReason, RendererCheck.REFUSES),
     (BridgesWhatWasNotSampled, RendererCheck.REFUSES),
     (DropsACall, RendererCheck.INVERSE),
@@ -305,13 +315,30 @@ def test_the_same_seed_gives_the_same_report() -> None:
     assert reports[0] != reports[2]
 
 
-REAL = FOLDERS if os.environ.get("TOKENTRUE_ALL_TEMPLATES") else ("qwen3", "mistral-nemo", "glm-4.5", "gpt-oss")
+FEW = ("qwen3", "mistral-nemo", "glm-4.5", "gpt-oss", "tinyllama", "phi-3")
+AT_HAND = [each for each in templates_at_hand() if "TOKENTRUE_ALL_TEMPLATES" in os.environ or each.name in FEW]
+# They want a variable of their own, `functions`, which the contract has no word for.
+REFUSE_EVERYTHING = (
+    "huggingface.js/fireworks-ai__firefunction-v1",
+    "llama.cpp/fireworks-ai-llama-3-firefunction-v2",
+)
 
 
-@pytest.mark.parametrize("name", REAL)
-def test_our_renderer_keeps_the_contract_on_real_tokenizers(name: str) -> None:
-    if not (SHARED / name).is_dir():
-        pytest.skip(f"the real tokenizer {name} is not at hand ({SHARED / name} is absent)")
-    source = (SHARED / name / "chat_template.jinja").read_text()
-    report = check_renderer(renderer_for(Template(name, source, name)), turns=TURNS)
+@pytest.mark.skipif(not AT_HAND, reason="../shared/tokenizers is absent: no real templates at hand")
+@pytest.mark.parametrize("template", AT_HAND, ids=lambda template: template.name)
+def test_our_renderer_keeps_the_contract_on_real_templates(template: Template) -> None:
+    """tinyllama's template leaves tool results out, and phi-3's ends a conversation with a stop of its own."""
+    renderer = renderer_for(template)
+    report = check_renderer(renderer, turns=min(TURNS, 40))
+    if template.name in REFUSE_EVERYTHING:
+        assert report.failed == ()
+        assert report[RendererCheck.STABLE].refused["the renderer refuses these messages"] == min(TURNS, 40)
+        return
+    assert report.untried == (), str(report)
+    if renderer.tool_format is not None and "strings without quotes" in renderer.tool_format.name:
+        # Where such a string ends cannot always be told: the call is then kept unread, never made up.
+        failure = report[RendererCheck.INVERSE].failure
+        assert set(report.failed) <= {RendererCheck.INVERSE}, str(report)
+        assert failure is None or "malformed_tool_calls" in failure.told, str(report)
+        return
     report.raise_if_broken()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from tokentrue.messages import Message
 from tokentrue.rendering.bridge import Bridge
@@ -96,9 +96,19 @@ def _junction(turn: PlayedTurn, bridge: Bridge, ending: Ending) -> str:
 
 
 def judge_spans(
-    spans: Sequence[TokenSpan], start: int, end: int, new: Sequence[Message], first: int
+    spans: Sequence[TokenSpan],
+    start: int,
+    end: int,
+    new: Sequence[Message],
+    first: int,
+    leaves_out: Callable[[int], bool] | None = None,
 ) -> str | NotTried:
-    """Whether spans tile `start` to `end`, and the new messages, numbered from `first`, wrote something."""
+    """Whether spans tile `start` to `end`, and the new messages, numbered from `first`, wrote something.
+
+    Args:
+        leaves_out: Whether the renderer writes nothing of a message, which then has no id to own: a template may
+            know no tool role. None where none may be left out: a bridge is refused then.
+    """
     if not spans:
         return NotTried("it is not told who wrote which id")
     position = start
@@ -113,7 +123,10 @@ def judge_spans(
     wrote = {span.owner for span in spans if span.kind is TokenKind.BODY}
     silent = [first + i for i, message in enumerate(new) if (message.content or "").strip()]
     missing = [each for each in silent if each not in wrote]
-    return f"messages {missing} wrote no id" if missing else ""
+    lost = missing if leaves_out is None else [each for each in missing if not leaves_out(each)]
+    if missing and not lost:
+        return NotTried("the renderer leaves out the text of a message")
+    return f"messages {lost} wrote no id" if lost else ""
 
 
 def judge_refusals(renderer: RendererContract, case: RendererCase) -> Told:

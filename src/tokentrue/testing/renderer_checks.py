@@ -119,10 +119,13 @@ def _judge_rendering(renderer: RendererContract, case: RendererCase) -> Told:
         else each
         for each in messages
     ]
-    return {
-        RendererCheck.STABLE: stable,
-        RendererCheck.SPANS: judge_spans(rendered.spans, 0, len(ids), callers, 0),
-    }
+
+    def leaves_out(index: int) -> bool:
+        other = (*messages[:index], replace(messages[index], content="qzNew"), *messages[index + 1 :])
+        return ids_of(renderer, other, case.tools) == ids
+
+    spans = judge_spans(rendered.spans, 0, len(ids), callers, 0, leaves_out)
+    return {RendererCheck.STABLE: stable, RendererCheck.SPANS: spans}
 
 
 def _judge_threads(renderer: RendererContract, cases: Sequence[RendererCase]) -> str:

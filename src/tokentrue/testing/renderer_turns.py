@@ -73,7 +73,8 @@ def ids_of(
 def written_by(renderer: RendererContract, case: RendererCase) -> tuple[list[int], list[int]]:
     """The prompt and the ids behind it that write `case.said`, up to its stop, where there is one.
 
-    A generation prompt that is no part of history is left out as far as histories do without it.
+    A generation prompt that is no part of history is left out as far as histories do without it. A stop behind
+    that of the message ends the conversation (phi-3's end of text), where nothing of the message is in between.
 
     Raises:
         NotTried: The renderer refuses the messages, or writes several stops into one message.
@@ -87,9 +88,16 @@ def written_by(renderer: RendererContract, case: RendererCase) -> tuple[list[int
     stops = [at for at, each in enumerate(ids) if each in renderer.get_stop_token_ids()]
     if not ids:
         raise NotTried("the renderer writes nothing for the sampled message")
-    if len(stops) > 1:
+    if len(stops) > 1 and len(_ended(renderer, case)) < len(ids) - stops[0]:
         raise NotTried("the renderer writes several stops into one message")
     return prompt[:same], ids[: stops[0] + 1] if stops else ids
+
+
+def _ended(renderer: RendererContract, case: RendererCase) -> list[int]:
+    """What a conversation that ends with the sampled message has behind its last text."""
+    said = [(*case.opening, in_word(case.said, word)) for word in _WORDS]
+    one, other = [ids_of(renderer, each, case.tools, add_generation_prompt=False) for each in said]
+    return shared_end(one, other)
 
 
 def _kept_of(renderer: RendererContract, prompt: list[int], case: RendererCase, said: Message) -> int:
