@@ -42,7 +42,6 @@ from tokentrue.transports.bodies import JSON_HEADERS, check_prompt, json_bytes, 
 from tokentrue.transports.evidence import (
     LOGPROB_TOLERANCE,
     NOT_THERE,
-    LogprobItem,
     LogprobsWire,
     UsageWire,
     aborted_with,
@@ -51,6 +50,7 @@ from tokentrue.transports.evidence import (
     check_partial,
     check_prompt_count,
     check_stop,
+    check_subsequence,
     check_values,
     echo_equals,
     finish_reason_from,
@@ -456,22 +456,6 @@ def _ended_by_stop(request: GenerateRequest, ids: Sequence[int] | None, stop_rea
     return ids[-1] == stop_reason or ids[-1] in request.sampling.stop_token_ids
 
 
-def _check_subsequence(ids: list[int], items: Sequence[LogprobItem]) -> None:
-    """Items of another length may be fewer (a worker's chunk lost some), never about other ids."""
-    position = 0
-    for item in items:
-        named = item.maybe_id()
-        if named is None:
-            continue
-        if named not in ids[position:]:
-            raise AlignmentError(
-                f"{len(ids)} sampled ids came with {len(items)} log-probabilities, one of them for {named}, "
-                f"which is not among the ids from position {position} on",
-                status=200,
-            )
-        position = ids.index(named, position) + 1
-
-
 def _logprobs(request: GenerateRequest, ids: list[int], choice: _Choice, nvext: NvextWire) -> list[float]:
     """One log-probability for each id: the frontend's items when they align, else the worker's list.
 
@@ -481,7 +465,7 @@ def _logprobs(request: GenerateRequest, ids: list[int], choice: _Choice, nvext: 
     worker = _worker_logprobs(ids, nvext.engine_data)
     items = choice.logprobs.content if choice.logprobs is not None else None
     if worker is not None and (items is None or len(items) != len(ids)):
-        _check_subsequence(ids, items or ())
+        check_subsequence(ids, items or ())
         return worker
     values = paired_logprobs(ids, choice.logprobs)
     for position, (mine, theirs) in enumerate(zip(values, worker or (), strict=False)):

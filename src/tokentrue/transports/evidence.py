@@ -272,6 +272,26 @@ def paired_logprobs(ids: Sequence[int], wire: LogprobsWire | None) -> list[float
     return check_values([item.logprob for item in items])
 
 
+def check_subsequence(ids: list[int], items: Sequence[LogprobItem]) -> None:
+    """Items of another length may be fewer (a worker's chunk lost some), never about other ids.
+
+    Raises:
+        AlignmentError: One is about an id that is not there, or not in its order.
+    """
+    position = 0
+    for item in items:
+        named = item.maybe_id()
+        if named is None:
+            continue
+        if named not in ids[position:]:
+            raise AlignmentError(
+                f"{len(ids)} sampled ids came with {len(items)} log-probabilities, one of them for {named}, "
+                f"which is not among the ids from position {position} on",
+                status=200,
+            )
+        position = ids.index(named, position) + 1
+
+
 class _PromptItem(msgspec.Struct):
     """What is said of one id at one place of the prompt."""
 
