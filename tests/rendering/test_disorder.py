@@ -49,6 +49,12 @@ def test_disorder_with_every_real_tokenizer(template: Template) -> None:
         ("channels", "Hello<channel>final<message>Hi", "Hello<channel>final\nHi", []),
         ("channels", "<channel>final I forgot the mark[e]", "<channel>final I forgot the mark", []),
         ("channels", "<channel>final<message>Hi<end> and on", "Hi\n and on", []),
+        (
+            "channels",
+            "<channel>final<message>Hi<end><start>look_up to=assistant<channel>final<message>7",
+            "Hi\nlook_up to=assistant<channel>final\n7",
+            [],
+        ),
         ("channels", "<channel>final<message>Hi<end><start>assistant<channel>fin", "Hi", []),
         ("channels", " to=functions.f<channel>x<message>{", "", [("unclosed", "f", "{")]),
         (

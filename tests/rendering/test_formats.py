@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 
@@ -273,8 +274,37 @@ def family(name: str) -> Renderer:
         ("id_first", "<calls><call>x1<name><args>{}</call>", CallStatus.MISSING_NAME, None),
         ("name_args", '[TOOL_CALLS]look_up[ARGS]{"i": 1}', CallStatus.OK, '{"i": 1}'),
         ("name_args", "[TOOL_CALLS][ARGS]{}[e]", CallStatus.MISSING_NAME, None),
+        ("name_args", "[TOOL_CALLS]look_up[ARGS]12[e]", CallStatus.OK, "12"),
+        ("name_args", "[TOOL_CALLS]look_up[ARGS]12", CallStatus.UNCLOSED, None),
+        ("recipients", "look_up\n<msg>12[e]", CallStatus.OK, "12"),
+        ("recipients", "look_up\n<msg>12", CallStatus.UNCLOSED, None),
+        ("recipients", 'look_up\n<msg>{"i": 1}', CallStatus.OK, '{"i": 1}'),
+        ("json_list", "[TOOL_CALLS][][e]", CallStatus.MISSING_NAME, None),
+        ("name_as_key", "<calls>[ ]</calls>", CallStatus.MISSING_NAME, None),
+        ("python", "<calls>[]</calls>", CallStatus.MISSING_NAME, None),
         ("json_list", '[TOOL_CALLS][{"name": "look_up", "arguments": {"i": 1', CallStatus.UNCLOSED, None),
         ("json_list", '[TOOL_CALLS]{"name": 1}[e]', CallStatus.INVALID_JSON, None),
+        (
+            "hermes",
+            '<tool_call>{"name": "f", "arguments": {"i": 1}, "arguments": {}}</tool_call>',
+            CallStatus.INVALID_JSON,
+            None,
+        ),
+        (
+            "hermes",
+            '<tool_call>{"name": "look_up", "arguments": {"name": "arguments", "arguments": 1}}</tool_call>',
+            CallStatus.OK,
+            '{"name": "arguments", "arguments": 1}',
+        ),
+        ("name_as_key", '<calls>[{"look_up": {"i": 1}, "look_up": {}}]</calls>', CallStatus.INVALID_JSON, None),
+        (
+            "coder",
+            "<tool_call><function=look_up><parameter=i>7</parameter><parameter=i>8</parameter></function></tool_call>",
+            CallStatus.INVALID_JSON,
+            None,
+        ),
+        ("quoted", "<call>call:look_up{i:1,i:2}</call>", CallStatus.INVALID_JSON, None),
+        ("quoted", "<call>call:look_up{o:{i:1,i:2}}</call>", CallStatus.INVALID_JSON, None),
         ("quoted", "<call>call:look_up{s:<q>a,b:{c}<q>,i:-3}</call>", CallStatus.OK, '{"s": "a,b:{c}", "i": -3}'),
         ("quoted", "<call>call:look_up{s:a b}</call>", CallStatus.INVALID_JSON, None),
         ("quoted", "<call>call:look_up{n:-1e999}</call>", CallStatus.INVALID_JSON, None),
@@ -292,6 +322,8 @@ def family(name: str) -> Renderer:
             '{"i": 1}',
         ),
         ("channels", '<channel>commentary to=functions.look_up <message>{"i": ', CallStatus.UNCLOSED, None),
+        ("channels", "<channel>commentary to=functions.look_up <message>12<call>", CallStatus.OK, "12"),
+        ("channels", "<channel>commentary to=functions.look_up <message>12", CallStatus.UNCLOSED, None),
         (
             "channels",
             '<channel>commentary to=functions.look_up <message>{"i": <call>',
@@ -308,6 +340,22 @@ def test_each_kind_of_attempt_has_its_status(
     renderer = family(name)
     (call,) = read(renderer, renderer.tokenizer.encode(text)).tool_calls
     assert (call.status, call.arguments) == (status, arguments)
+
+
+@pytest.mark.parametrize(
+    ("required", "told"), [([], {"s": "a</parameter>\n<parameter=i>\n7"}), (["i"], {"s": "a", "i": 7})]
+)
+def test_tags_in_a_value_are_text_unless_a_required_key_was_respaced(required: list[str], told: dict) -> None:
+    """Behind `a` the template writes a line break: without it both readings are possible."""
+    renderer, function = family("coder"), TYPED_TOOLS[0]["function"]
+    tool = {
+        "type": "function",
+        "function": function | {"parameters": function["parameters"] | {"required": required}},
+    }
+    text = "<parameter=s>\na</parameter>\n<parameter=i>\n7\n</parameter>\n"
+    ids = renderer.tokenizer.encode(f"<tool_call>\n<function=look_up>\n{text}</function>\n</tool_call>")
+    (call,) = renderer.parse_response(ids, tools=[tool]).tool_calls
+    assert (call.status, json.loads(call.arguments)) == (CallStatus.OK, told)
 
 
 def test_what_stands_behind_whole_lines_of_calls_is_an_attempt_of_its_own() -> None:

@@ -59,6 +59,8 @@ nasty = st.sampled_from(
         "</parameter>",
         "</invoke>",
         "<parameter=s>",
+        "</parameter><parameter=s>",
+        '</parameter><parameter name="s">',
         "name",
         ":",
         ",",

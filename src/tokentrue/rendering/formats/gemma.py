@@ -88,6 +88,8 @@ class _Fields:
             return found
         while True:
             key = self._key()
+            if key in found:
+                raise ValueError(key)  # one of the two values would be lost
             found[key] = self._value(depth + 1)
             if self._ends("}"):
                 return found

@@ -20,6 +20,7 @@ from tokentrue.rendering.formats.parsed import (
     Schemas,
     Spoken,
     SpokenKind,
+    is_ended_json,
     is_json,
 )
 
@@ -32,7 +33,8 @@ class Channels:
     """The markers of one template, as marked text.
 
     Args:
-        start: Begins a further message; its role follows.
+        start_mark: Begins a further message; its role follows.
+        role: Who writes a completion; what another one says is kept with its header.
         channel: Before the channel's name in a header.
         message: Ends the header.
         ends: Each of them ends a message.
@@ -42,6 +44,7 @@ class Channels:
 
     marks: Marks
     start_mark: str
+    role: str
     channel: str
     message: str
     ends: frozenset[str]
@@ -123,12 +126,13 @@ class _ChannelReader:
         return pieces
 
     def _stray(self, header: str) -> list[ReadPiece]:
-        """What is no header: where more words stand than a role, a recipient, a channel and a type, it is text."""
+        """What is no header: text, where other words stand than the role, a recipient, a channel and a type."""
         before, _, behind = header.rpartition(self._form.channel)
         if self._form.channel not in header:
             before, behind = header, ""
         roles, types = ([word for word in part.split() if "to=" not in word] for part in (before, behind))
-        if len(roles) <= int(self._is_started) and len(types) <= _MOST_TYPES:
+        is_header = not roles or (self._is_started and roles == [self._form.role])
+        if is_header and len(types) <= _MOST_TYPES:
             return []
         self._kind, self._is_fresh = SpokenKind.CONTENT, True
         return self._said(header)
@@ -155,7 +159,7 @@ class _ChannelReader:
     def _call(self, body: str, *, closed: bool) -> ParsedToolCall:
         raw = self._form.marks.plain(body)
         name = (self._recipient or "").removeprefix(self._form.recipient_prefix)
-        if not closed and not is_json(raw):
+        if not closed and not is_ended_json(raw):
             return ParsedToolCall(raw, CallStatus.UNCLOSED, name or None)
         if not name:
             return ParsedToolCall(raw, CallStatus.MISSING_NAME)

@@ -7,7 +7,15 @@ import re
 from dataclasses import dataclass
 
 from tokentrue.rendering.formats.marks import Marks
-from tokentrue.rendering.formats.parsed import CallKeys, CallStatus, NameAsKey, ParsedToolCall, Schemas, is_json
+from tokentrue.rendering.formats.parsed import (
+    CallKeys,
+    CallStatus,
+    NameAsKey,
+    ParsedToolCall,
+    Schemas,
+    is_ended_json,
+    is_json,
+)
 
 _DECODER = json.JSONDecoder()
 _BETWEEN = re.compile(r"[\s,]*")
@@ -40,15 +48,20 @@ class JsonList:
         return "json list" if isinstance(self.keys, CallKeys) else "json list of {name: arguments}"
 
     def read(self, body: str, marks: Marks, schemas: Schemas, *, closed: bool) -> tuple[ParsedToolCall, ...]:
-        """Every whole object is a call; what is behind the last one, unless it closes the list, is one more."""
+        """Every whole object is a call; what is behind the last one, unless it closes the list, is one more.
+
+        An empty list was an attempt all the same, at a call without a name.
+        """
         raw = marks.plain(body)
         position = len(raw) - len(raw.lstrip())
         if not raw.startswith("[", position):
             return (ParsedToolCall(raw, CallStatus.INVALID_JSON if closed else CallStatus.UNCLOSED),)
         calls, position = _objects(raw, position + 1, self.keys)
         rest = raw[position:].strip()
-        if rest == "]" or (not rest and calls):
+        if calls and rest in ("]", ""):
             return calls
+        if rest == "]":
+            return (ParsedToolCall(raw, CallStatus.MISSING_NAME),)
         status = CallStatus.UNCLOSED if not closed or not rest else CallStatus.INVALID_JSON
         return (*calls, ParsedToolCall(raw[position:], status))
 
@@ -117,7 +130,7 @@ class NamedJson:
         header, arguments = self._halves(body)
         name, call_id = self._name(header, marks)
         read = marks.plain(arguments) if arguments is not None else None
-        if not closed and not (self.self_closing and read is not None and is_json(read)):
+        if not closed and not (self.self_closing and read is not None and is_ended_json(read)):
             return (ParsedToolCall(raw, CallStatus.UNCLOSED),)
         if not name:
             return (ParsedToolCall(raw, CallStatus.MISSING_NAME),)

@@ -5,8 +5,9 @@
     NAME <arg_key>KEY</arg_key> <arg_value>VALUE</arg_value> …                  (GLM)
     <parameter name="KEY" string="true"> VALUE </parameter>                      (DeepSeek V3.2: typed tags)
 
-The tags are the template's own; none of them is written here. White space between tags is free, because
-models respace it; around a value exactly what the template writes is taken off.
+The tags are the template's own; none of them is written here. Around a value exactly what the template writes is
+taken off. A value may spell tags: what the template's own spacing tells to be text is text. Where a call is spaced
+otherwise, because models respace, white space between tags is free and spelled tags are tags.
 """
 
 from __future__ import annotations
@@ -14,11 +15,14 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 from tokentrue.rendering.formats.marks import Marks
 from tokentrue.rendering.formats.parsed import CallStatus, ParsedToolCall, Schemas, json_text
 from tokentrue.rendering.formats.typed_values import property_schema, typed_value
+
+_Pairs: TypeAlias = list[tuple[str, str | None, str]]
+"""A key, the type word of its tag, and the value, as marked text."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +44,17 @@ class TypeWord:
 
 
 @dataclass(frozen=True, slots=True)
+class Spacing:
+    """The white space of one template: behind the name's tag, around a value, behind a value and the last one."""
+
+    behind_name: str
+    value_lead: str
+    value_trail: str
+    behind_value: str
+    behind_last: str
+
+
+@dataclass(frozen=True, slots=True)
 class ParameterTags:
     """The tags of one template, as marked text without the white space around them.
 
@@ -47,8 +62,8 @@ class ParameterTags:
         call_open, call_close: Around one call inside a block; empty where the block itself is the call.
         name_close: Ends the name where a tag does; empty where the first key's tag does.
         key_open, key_close: Around a key; `key_close` includes what opens the value.
-        value_lead, value_trail: The white space that the template writes around a value.
         value_close: Ends a value.
+        spacing: The white space around them.
         type_word: Told by the tag itself instead of the tool's schema; then `key_close` is not looked at.
     """
 
@@ -57,9 +72,8 @@ class ParameterTags:
     name_close: str
     key_open: str
     key_close: str
-    value_lead: str
-    value_trail: str
     value_close: str
+    spacing: Spacing
     type_word: TypeWord | None = None
 
     @property
@@ -104,13 +118,16 @@ class ParameterTags:
         name = marks.plain(name_text).strip()
         if not name:
             return ParsedToolCall(raw, CallStatus.MISSING_NAME)
-        pairs = self._pairs(rest)
+        schema = schemas.get(name)
+        pairs = self._read_pairs(rest, marks, schema)
         if pairs is None:
             return ParsedToolCall(raw, CallStatus.INVALID_JSON, name)
-        schema = schemas.get(name)
-        values = {}
+        values: dict[str, Any] = {}
         for key, kind, value in pairs:
             plain_key, text = marks.plain(key), marks.plain(value)
+            if plain_key in values:
+                # One of the two values would be lost.
+                return ParsedToolCall(raw, CallStatus.INVALID_JSON, name)
             values[plain_key] = self._value(text, kind, property_schema(schema, plain_key))
         return ParsedToolCall(raw, CallStatus.OK, name, json_text(values))
 
@@ -127,18 +144,40 @@ class ParameterTags:
         consumed = match.end() if self.name_close and match.group().startswith(self.name_close) else match.start()
         return inner[: match.start()], inner[consumed:]
 
-    def _pairs(self, rest: str) -> list[tuple[str, str | None, str]] | None:
+    def _read_pairs(self, rest: str, marks: Marks, schema: Mapping[str, Any] | None) -> _Pairs | None:
+        """As the template spaces them, and where that cannot be, as models do."""
+        exact = self._pairs(rest, is_exact=True)
+        if exact is None:
+            return self._pairs(rest, is_exact=False)
+        spelled = re.compile(rf"{_loose(self.value_close)}\s*{_loose(self.key_open)}")
+        if not any(spelled.search(value) for _, _, value in exact):
+            return exact
+        # Text that spells tags, or respaced tags: the latter where a key is required that only they have.
+        respaced = self._pairs(rest, is_exact=False) or []
+        found, kept = ({marks.plain(key) for key, _, _ in pairs} for pairs in (respaced, exact))
+        return respaced if (found - kept) & _required(schema) else exact
+
+    def _pairs(self, rest: str, *, is_exact: bool) -> _Pairs | None:
         """Keys, their type words and values in order; None when something else stands between them."""
-        key_close = self.type_word.pattern if self.type_word is not None else _loose(self.key_close)
+        key_open, key_close = _loose(self.key_open), _loose(self.key_close)
+        if self.type_word is not None:
+            key_close = self.type_word.pattern
+        lead, trail = re.escape(self.spacing.value_lead), re.escape(self.spacing.value_trail)
         last = rf"{_loose(self.call_close)}\s*\Z|\Z" if self.call_close else r"\Z"
+        if is_exact:
+            behind = rf"{re.escape(self.spacing.behind_value)}{key_open}"
+            behind = rf"{behind}|{re.escape(self.spacing.behind_last)}(?:{last})"
+        else:
+            lead, trail, behind = rf"(?:{lead})?", rf"(?:{trail})?", rf"\s*(?:{key_open}|{last})"
         pair = re.compile(
-            rf"\s*{_loose(self.key_open)}(?>(?P<key>.*?){key_close})"
-            rf"(?:{re.escape(self.value_lead)})?(?P<value>.*?)(?:{re.escape(self.value_trail)})?"
-            rf"{_loose(self.value_close)}(?=\s*(?:{_loose(self.key_open)}|{last}))",
+            rf"\s*{key_open}(?>(?P<key>.*?){key_close}){lead}(?P<value>.*?){trail}"
+            rf"{_loose(self.value_close)}(?={behind})",
             re.DOTALL,
         )
         end = re.compile(rf"\s*(?:{last})")
-        pairs: list[tuple[str, str | None, str]] = []
+        if is_exact and rest[: len(rest) - len(rest.lstrip())] != self.spacing.behind_name:
+            return None
+        pairs: _Pairs = []
         position = 0
         while not end.match(rest, position):
             match = pair.match(rest, position)
@@ -147,6 +186,11 @@ class ParameterTags:
             pairs.append((match["key"].strip(), match.groupdict().get("kind"), match["value"]))
             position = match.end()
         return pairs
+
+
+def _required(schema: Mapping[str, Any] | None) -> set[str]:
+    required = schema.get("required") if schema is not None else None
+    return {key for key in required if isinstance(key, str)} if isinstance(required, list) else set()
 
 
 def _loose(text: str) -> str:

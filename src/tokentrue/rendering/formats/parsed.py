@@ -101,6 +101,11 @@ def is_json(text: str) -> bool:
     return True
 
 
+def is_ended_json(text: str) -> bool:
+    """Whether `text` is one JSON value, and no further character could be more of it: `12` may become `123`."""
+    return is_json(text) and not text[-1:].isdigit()
+
+
 def json_text(value: Any) -> str:
     """`value` as JSON text that can be encoded as UTF-8."""
     text = json.dumps(value, ensure_ascii=False)
@@ -120,6 +125,8 @@ class CallKeys:
         try:
             fields = _RAW_OBJECT.decode(raw.strip().encode("utf-8", "surrogatepass"))
         except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
+            return ParsedToolCall(raw, CallStatus.INVALID_JSON)
+        if _has_twice(raw, [self.name_key, self.arguments_key]):
             return ParsedToolCall(raw, CallStatus.INVALID_JSON)
         name = _text_field(fields, self.name_key)
         if not name:
@@ -146,7 +153,26 @@ class NameAsKey:
         ((name, arguments),) = fields.items()
         if not name:
             return ParsedToolCall(raw, CallStatus.MISSING_NAME)
+        if _has_twice(raw, [name]):
+            return ParsedToolCall(raw, CallStatus.INVALID_JSON, name)
         return ParsedToolCall(raw, CallStatus.OK, name, bytes(arguments).decode("utf-8"))
+
+
+def _has_twice(raw: str, keys: Sequence[str]) -> bool:
+    """Whether the JSON object `raw` has one of these keys twice, so that a value of it would be lost."""
+    if all(raw.count(json.dumps(key, ensure_ascii=False)) < 2 for key in keys):
+        return False
+    # The outermost object is the last that is decoded.
+    outermost: list[str] = []
+
+    def keep(pairs: list[tuple[str, Any]]) -> None:
+        outermost[:] = [key for key, _ in pairs]
+
+    try:
+        json.loads(raw, object_pairs_hook=keep)
+    except RecursionError:
+        return False
+    return any(outermost.count(key) > 1 for key in keys)
 
 
 def _text_field(fields: Mapping[str, msgspec.Raw], key: str) -> str | None:

@@ -55,12 +55,16 @@ class PythonList:
         return "python calls" if self.escapes else "python calls (quotes in strings are not escaped)"
 
     def read(self, body: str, marks: Marks, schemas: Schemas, *, closed: bool) -> tuple[ParsedToolCall, ...]:
-        """Every whole call; what is behind the last one, unless it ends the list, is one more."""
-        calls, rest, ended = self.read_list(marks.plain(body), schemas)
+        """Every whole call; what is behind the last one, unless it ends the list, is one more.
+
+        An empty list was an attempt all the same, at a call without a name.
+        """
+        raw = marks.plain(body)
+        calls, rest, ended = self.read_list(raw, schemas)
+        if calls and not rest.strip():
+            return calls
         if ended and not rest.strip():
-            return calls
-        if not rest.strip() and calls:
-            return calls
+            return (ParsedToolCall(raw, CallStatus.MISSING_NAME),)
         return (*calls, self.unread(rest, closed=closed))
 
     def read_list(self, raw: str, schemas: Schemas) -> tuple[tuple[ParsedToolCall, ...], str, bool]:

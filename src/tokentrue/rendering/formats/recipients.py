@@ -20,6 +20,7 @@ from tokentrue.rendering.formats.parsed import (
     Schemas,
     Spoken,
     SpokenKind,
+    is_ended_json,
     is_json,
 )
 
@@ -133,8 +134,8 @@ class _RecipientReader:
             return []
         raw = self._form.marks.plain("".join(self._body))
         self._body = []
+        if not closed and not is_ended_json(raw):
+            return [ParsedToolCall(raw, CallStatus.UNCLOSED, self._recipient)]
         if is_json(raw):
             return [ParsedToolCall(raw, CallStatus.OK, self._recipient, raw.strip())]
-        if not closed:
-            return [ParsedToolCall(raw, CallStatus.UNCLOSED, self._recipient)]
         return [ParsedToolCall(raw, CallStatus.INVALID_JSON, self._recipient)]

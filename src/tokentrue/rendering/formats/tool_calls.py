@@ -25,7 +25,7 @@ from tokentrue.rendering.formats.gemma import QuotedFields
 from tokentrue.rendering.formats.harmony import Channels
 from tokentrue.rendering.formats.json_calls import JsonLines, JsonList, JsonObject, NamedJson
 from tokentrue.rendering.formats.marks import is_mark
-from tokentrue.rendering.formats.parameters import ParameterTags, TypeWord
+from tokentrue.rendering.formats.parameters import ParameterTags, Spacing, TypeWord
 from tokentrue.rendering.formats.parsed import (
     CallKeys,
     CallStatus,
@@ -324,7 +324,7 @@ def _parameter_tags(probes: Probes) -> ToolFormat | None:
 def _with_tags(probes: Probes, glue: BlockGlue, tags: tuple[str, str, str, str]) -> ToolFormat | None:
     name_close, key_open, key_close, value_end = tags
     value_close = value_end.strip()
-    trail = value_end[: len(value_end) - len(value_end.lstrip())]
+    trail = _space_before(value_end)
     if not value_close or not key_close.strip() or not glue.close_rest.startswith(trail + value_close):
         return None
     body = ParameterTags(
@@ -333,12 +333,25 @@ def _with_tags(probes: Probes, glue: BlockGlue, tags: tuple[str, str, str, str])
         name_close=name_close.strip(),
         key_open=key_open.strip(),
         key_close=key_close.strip(),
-        value_lead=key_close[len(key_close.rstrip()) :],
-        value_trail=trail,
+        spacing=Spacing(
+            behind_name=_space_behind(name_close) if name_close.strip() else "",
+            value_lead=_space_behind(key_close),
+            value_trail=trail,
+            behind_value=_space_behind(value_end),
+            behind_last=_space_before(glue.close_rest.removeprefix(trail + value_close)),
+        ),
         value_close=value_close,
         type_word=_type_word(probes, key_open, key_close),
     )
     return glue.blocks(probes.marks, body)
+
+
+def _space_before(text: str) -> str:
+    return text[: len(text) - len(text.lstrip())]
+
+
+def _space_behind(text: str) -> str:
+    return text[len(text.rstrip()) :]
 
 
 def _type_word(probes: Probes, key_open: str, key_close: str) -> TypeWord | None:
@@ -380,7 +393,7 @@ def _channels(probes: Probes) -> ToolFormat | None:
     mark = r"[\ud800-\udfff]"
     framed = re.search(
         rf"(?P<channel>{mark})(?P<reasoning>\w+)(?P<message>{mark}){THOUGHT}(?P<end>{mark})"
-        rf"(?P<start>{mark})\w+(?P=channel)(?P<content>\w+)(?P=message){TEXT}",
+        rf"(?P<start>{mark})(?P<role>\w+)(?P=channel)(?P<content>\w+)(?P=message){TEXT}",
         thinking,
     )
     addressed = re.search(rf"to=(?P<prefix>[^\s\ud800-\udfff]*?){NAME}.*?\{{.*?\}}(?P<end>{mark})?", call)
@@ -390,6 +403,7 @@ def _channels(probes: Probes) -> ToolFormat | None:
     return Channels(
         probes.marks,
         start_mark=framed["start"],
+        role=framed["role"],
         channel=framed["channel"],
         message=framed["message"],
         ends=frozenset(end for end in ends if is_mark(end)),
