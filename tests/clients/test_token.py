@@ -147,7 +147,8 @@ def test_the_engines_tokenizer_makes_the_same_bridge_as_the_renderer(world) -> N
     there, server = world.run(with_server(talk(tools=[TOOL])), bridging_here=False, server=given())
     assert [r.tokens.prompt_ids for r in there] == [r.tokens.prompt_ids for r in here]
     assert [r.turn.stitch.how for r in there] == [How.ENGINE_RENDERED, How.BRIDGED, How.BRIDGED]
-    assert server.paths() == [CHAT, TOKENIZE, TOKENIZE, TOKENS, TOKENIZE, TOKENIZE, TOKENS]
+    asked = [TOKENIZE] * 3  # the conversation, with other sampled words, and with another question
+    assert server.paths() == [CHAT, *asked, TOKENS, *asked, TOKENS]
 
 
 def test_tokenize_gets_headers_tools_and_template_kwargs(world) -> None:
@@ -279,7 +280,8 @@ def test_a_tokenizer_that_fails_is_a_reason_and_no_error(world, answer) -> None:
     [([1, 2, 3], [1, 2, 3], Why.ASSISTANT_DROPPED), ([1, 2, 3, 4], [1, 5, 3, 4], Why.NO_ATOMIC_CLOSE)],
 )
 def test_a_rendered_history_that_proves_no_bridge_is_a_reason(world, one, other, why) -> None:
-    answers = {TOKENIZE: [(200, {"tokens": one}), (200, {"tokens": other})]}
+    asked_otherwise = [*one[:-1], 99]
+    answers = {TOKENIZE: [(200, {"tokens": tokens}) for tokens in (one, other, asked_otherwise)]}
     _, counts = world.run(
         second_turn(lambda m: m), server={"routes": {CHAT, TOKENS}, "answers": answers}, bridging_here=False
     )

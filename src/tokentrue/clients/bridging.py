@@ -26,7 +26,10 @@ _OFF_LOOP_CHARS = 20_000
 """Text longer than this is tokenized in a thread: 20,000 characters take about 10 ms."""
 
 _STAND_INS = ("qz", "7")
-"""Texts put in place of the sampled one; they end in different tokens whatever the vocabulary."""
+"""Texts put in place of another one, of which one ends otherwise than that, whatever the vocabulary."""
+
+_CLOSING_IDS = 2
+"""How many ids at the end of a completion must be how the template closes the message, where more than one do."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,12 +102,13 @@ class LocalBridging:
 
 @dataclass(frozen=True, slots=True)
 class EngineBridging:
-    """Bridges by the engine's `/tokenize`: two round trips, and no tokenizer here.
+    """Bridges by the engine's `/tokenize`: two round trips, one more for each new message, no tokenizer here.
 
-    The real conversation is rendered twice, with two different texts in place of the sampled one. What both
-    renderings end with begins inside the sampled message and is the same whatever was sampled. The first close in
-    it ends the sampled message, and what stands behind that is the bridge (law 2). The close is the last sampled
-    id: a turn that was cut does not tell it, and is not bridged.
+    The real conversation is rendered, then with another text in place of the sampled one. What both renderings end
+    with begins inside the sampled message, and is what the template writes for these very words. Then it is
+    rendered with another text in place of each new one: in front of the first id that differs the sampled message
+    must have been closed, and where none differs the template leaves the new message out. The close is the last
+    sampled id: a turn that was cut does not tell it, and is not bridged. Behind it stands the bridge (law 2).
     """
 
     server: Server
@@ -117,22 +121,59 @@ class EngineBridging:
         refused = _refused_before_asking(placed, asked.messages)
         if refused is not None:
             return refused
+        at = placed.depth - 1
         try:
-            one, other = [await self._tokenize(asked, placed.depth - 1, text) for text in _STAND_INS]
+            real = await self._tokenize(asked)
+            said = await self._tokenize(asked, at, _said_otherwise(asked.messages[at]))
+            if said == real:
+                detail = f"message {at} is not in what the engine renders"
+                return NotExtended(Why.ASSISTANT_DROPPED, detail, placed.hashes)
+            new = [
+                await self._tokenize(asked, index, _with_text(message, message.content or ""))
+                for index, message in enumerate(asked.messages[at + 1 :], start=at + 1)
+            ]
         except (EngineError, TransportError, CallerError) as exc:
             return NotExtended(Why.TOKENIZE_FAILED, str(exc), placed.hashes)
-        return _bridged(placed, one, other)
+        return _bridged(placed, _Rendered(real.tolist(), said.tolist(), [each.tolist() for each in new]))
 
     def template_hash(self, asked: Conversation) -> str:
         """The engine's template is not known here; its kwargs are."""
         return ENGINE_TEMPLATE + _key(asked.template_kwargs)
 
-    async def _tokenize(self, asked: Conversation, sampled_at: int, stand_in: str) -> TokenIds:
-        sampled = asked.messages[sampled_at]
-        said = replace(sampled, content=stand_in, reasoning_content=None)
-        messages = [*asked.messages[:sampled_at], said, *asked.messages[sampled_at + 1 :]]
+    async def _tokenize(
+        self, asked: Conversation, index: int | None = None, instead: Message | None = None
+    ) -> TokenIds:
+        messages = [instead if at == index and instead else each for at, each in enumerate(asked.messages)]
         call = write_tokenize(asked.model, messages, asked.tools, asked.template_kwargs)
         return await self.server.exchange(call, read_tokenize, asked.headers)
+
+
+@dataclass(frozen=True, slots=True)
+class _Rendered:
+    """What the engine renders: the conversation; it with other sampled words; and with each new text another."""
+
+    real: list[int]
+    said_otherwise: list[int]
+    new_otherwise: list[list[int]]
+
+
+def _stand_in(text: str) -> str:
+    """A text that ends otherwise than `text`, with or without the white space that a template may trim."""
+    return next(each for each in _STAND_INS if each[-1:] != text.rstrip()[-1:])
+
+
+def _with_text(message: Message, text: str) -> Message:
+    return replace(message, content=_stand_in(text))
+
+
+def _said_otherwise(said: Message) -> Message:
+    """The sampled message with other words; a template may ask whether it has content, or calls."""
+    calls = tuple(
+        replace(call, arguments=json.dumps({"qz": _stand_in(call.arguments)})) for call in said.tool_calls
+    )
+    if said.content or not calls:
+        said = _with_text(said, said.content or "")
+    return replace(said, tool_calls=calls)
 
 
 def _key(template_kwargs: Mapping[str, Any]) -> str:
@@ -151,24 +192,41 @@ def _refused_before_asking(anchor: Anchor, messages: Sequence[Message]) -> NotEx
     return None
 
 
-def _bridged(anchor: Anchor, one: TokenIds, other: TokenIds) -> StitchedPrompt | NotExtended:
-    turn, where = anchor.turn, f"message {anchor.depth - 1}"
-    shared = _shared_end(one.tolist(), other.tolist())
-    if len(shared) == len(one) or len(shared) == len(other):
-        return NotExtended(Why.ASSISTANT_DROPPED, f"{where} is not in what the engine renders", anchor.hashes)
-    last_id = turn.tokens.completion_ids[-1]
-    if isinstance(turn.stop_reason, str) or last_id not in shared:
-        detail = f"the last sampled id {last_id} is not how the engine's template closes {where}"
+def _bridged(anchor: Anchor, rendered: _Rendered) -> StitchedPrompt | NotExtended:
+    turn, at, real = anchor.turn, anchor.depth - 1, rendered.real
+    behind_said = len(real) - _shared(real[::-1], rendered.said_otherwise[::-1])
+    begins = [_shared(real, other) for other in rendered.new_otherwise]
+    for index, (begin, other) in enumerate(zip(begins, rendered.new_otherwise, strict=True), start=anchor.depth):
+        if other == real:
+            detail = f"the text of message {index} is not in what the engine renders"
+            return NotExtended(Why.NEW_MESSAGE_DROPPED, detail, anchor.hashes)
+        if begin < behind_said:
+            detail = f"the engine renders message {index} in front of the end of message {at}"
+            return NotExtended(Why.REORDERED, detail, anchor.hashes)
+    between = real[behind_said : min(begins)]
+    closed = _closed_at(turn.tokens.completion_ids.tolist(), between)
+    if isinstance(turn.stop_reason, str) or closed is None:
+        last_id = turn.tokens.completion_ids[-1]
+        detail = f"the last sampled id {last_id} is not how the engine's template closes message {at}"
         return NotExtended(Why.NO_ATOMIC_CLOSE, detail, anchor.hashes)
-    added = tuple(shared[shared.index(last_id) + 1 :])
+    added = tuple(real[behind_said + closed :])
     return bridged_prompt(anchor, Bridge(turn.tokens.all_ids().extended(added), added, Junction.EXACT, ()))
 
 
-def _shared_end(one: list[int], other: list[int]) -> list[int]:
-    """The longest list that both end with."""
-    length = 0
-    for mine, theirs in zip(reversed(one), reversed(other), strict=False):
-        if mine != theirs:
-            break
-        length += 1
-    return one[len(one) - length :]
+def _closed_at(completion: list[int], between: list[int]) -> int | None:
+    """How many of the ids between the sampled message and the new one close it; None when that is not certain.
+
+    Where others stand in front of the close (the end of a call), the model must have written the last of them:
+    else an id of the caller's own stops is taken for it, a line break, say, that the template writes behind it.
+    """
+    if completion[-1] not in between:
+        return None
+    end = between.index(completion[-1]) + 1
+    closing = between[max(end - _CLOSING_IDS, 0) : end]
+    return end if completion[-len(closing) :] == closing else None
+
+
+def _shared(one: Sequence[int], other: Sequence[int]) -> int:
+    """How many ids both begin with."""
+    pairs = zip(one, other, strict=False)
+    return next((at for at, (mine, theirs) in enumerate(pairs) if mine != theirs), min(len(one), len(other)))
