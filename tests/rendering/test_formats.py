@@ -30,7 +30,9 @@ ASKED = (Message(role="user", content="?"),)
 
 
 def draw_spoken(data: st.DataObject, family: Family) -> Message:
-    return data.draw(spoken_messages(family.max_calls, family.text_beside_calls, family.reasoning))
+    return data.draw(
+        spoken_messages(family.max_calls, family.text_beside_calls, family.reasoning, family.types_inside)
+    )
 
 
 def read(renderer: Renderer, ids: list[int]) -> ParsedResponse:
@@ -264,6 +266,47 @@ def family(name: str) -> Renderer:
             '{"s": "7", "x": 7, "y": "7"}',
         ),
         ("typed_tags", '<<ml>calls><<ml>invoke name="look_up">loose</<ml>calls>', CallStatus.INVALID_JSON, None),
+        (
+            "nested",
+            '<ns><calls><ns><invoke name="look_up"><ns><s>7<ns></s><ns><x>7<ns></x>\n<ns></invoke><ns></calls>',
+            CallStatus.OK,
+            '{"s": "7", "x": 7}',
+        ),
+        (
+            "nested",
+            '<ns><calls><ns><invoke name="look_up"><ns><a><ns></a><ns><o> <ns></o><ns></invoke>',
+            CallStatus.OK,
+            '{"a": [], "o": {}}',
+        ),
+        ("nested", '<ns><calls><ns><invoke name="look_up"><ns><s>x<ns></s', CallStatus.UNCLOSED, None),
+        ("nested", '<ns><calls><ns><invoke name="look_up"><ns><s>x<ns></t>', CallStatus.INVALID_JSON, None),
+        (
+            "nested",
+            '<ns><calls><ns><invoke name="look_up"><ns><s>x<ns></t><ns></invoke><ns></calls>',
+            CallStatus.INVALID_JSON,
+            None,
+        ),
+        (
+            "nested",
+            '<ns><calls><ns><invoke name="look_up"><ns><s>x<ns></s>loose<ns></invoke><ns></calls>',
+            CallStatus.INVALID_JSON,
+            None,
+        ),
+        (
+            "nested",
+            '<ns><calls><ns><invoke name="look_up"><ns><o><ns><k>1<ns></k><ns><k>2<ns></k><ns></o><ns></invoke>'
+            "<ns></calls>",
+            CallStatus.INVALID_JSON,
+            None,
+        ),
+        (
+            "nested",
+            '<ns><calls><ns><invoke name="look_up">' + "<ns><a>" * 500 + "<ns></calls>",
+            CallStatus.INVALID_JSON,
+            None,
+        ),
+        ("nested", '<ns><calls><ns><invoke name=""><ns></invoke><ns></calls>', CallStatus.MISSING_NAME, None),
+        ("nested", "<ns><calls>look_up(1)<ns></calls>", CallStatus.MISSING_NAME, None),
         ("lines", '<calls>{"name": "look_up", "arguments": {"i": 1}}', CallStatus.OK, '{"i": 1}'),
         ("lines", '<calls>{"name": "look_up", "arguments": {"i": 1', CallStatus.UNCLOSED, None),
         ("lines", "<calls>look_up</calls>", CallStatus.INVALID_JSON, None),

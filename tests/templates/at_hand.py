@@ -34,6 +34,7 @@ from tokentrue.generation import FinishReason
 from tokentrue.rendering.bridge import Bridge
 from tokentrue.rendering.chat_template import ChatTemplate
 from tokentrue.rendering.formats.parsed import CallStatus
+from tokentrue.rendering.reader import ParsedResponse
 from tokentrue.rendering.renderer import Tools, make_renderer
 from tokentrue.rendering.stops import derive_stops
 from tokentrue.rendering.template_messages import probe_message_form
@@ -65,6 +66,9 @@ class Template:
     @classmethod
     def paired(cls, name: str, source: str) -> Template:
         """A template with the tokenizer that has most of its special tokens."""
+        family = vocabulary_of(source)
+        if family is not None and family.folder is not None:
+            return cls(name, source, family.folder)
         spelled = set(special_tokens_of(source))
         # Two tokenizers that both know none of them: the plain one.
         folder = max(("tinyllama", *FOLDERS), key=lambda folder: len(spelled & _added_in(folder)))
@@ -355,6 +359,8 @@ class Inverse:
     Args:
         untold: Where the template writes strings without quotes: messages whose strings cannot be told from the
             rest of the call, each of which came back as a call that cannot be read, with all that was written.
+            Where the type of what stands inside of an object is not written: messages that came back as one for
+            which the template writes the same.
     """
 
     right: int
@@ -380,11 +386,17 @@ def judge_inverse(renderer: Renderer, seed: int, count: int) -> Inverse:
         same = parsed.to_message("call").digest == kept.digest
         if same and all(call.status is CallStatus.OK for call in parsed.tool_calls):
             right += 1
-        elif _cannot_be_told(renderer, message) and all(call.raw for call in parsed.tool_calls):
+        elif _is_untold(renderer, message, parsed, ids):
             untold += 1
         else:
             wrong.append(f"{renderer.tokenizer.decode(ids)!r} was read as {parsed!r}, not {kept!r}")
     return Inverse(right, refused, tuple(wrong), untold)
+
+
+def _is_untold(renderer: Renderer, message: Message, parsed: ParsedResponse, ids: list[int]) -> bool:
+    if _cannot_be_told(renderer, message):
+        return all(call.raw for call in parsed.tool_calls)
+    return _types_no_members(renderer) and completion(renderer, parsed.to_message("call"))[1] == ids
 
 
 def _cannot_be_told(renderer: Renderer, message: Message) -> bool:
@@ -393,6 +405,11 @@ def _cannot_be_told(renderer: Renderer, message: Message) -> bool:
     enders = ",=()[]{}'\"" if "strings without quotes" in name else "'\\" if "are not escaped" in name else ""
     values = [value for call in message.tool_calls for value in json.loads(call.arguments).values()]
     return any(isinstance(value, str) and set(value) & set(enders) for value in values)
+
+
+def _types_no_members(renderer: Renderer) -> bool:
+    """Whether text inside of an object or a list is typed by a schema only, and these tools have none for it."""
+    return renderer.tool_format is not None and renderer.tool_format.name.startswith("nested tags")
 
 
 def normal_form(renderer: Renderer, message: Message) -> Message:

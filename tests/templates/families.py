@@ -208,6 +208,18 @@ DSML = (
     + """ + '</<ml>parameter>\\n' }}{%- endfor %}{{- '</<ml>invoke>\\n' }}{%- endfor %}
     {{- '</<ml>calls>' }}{%- endif %}"""
 )
+NESTED = (
+    """{%- macro inner(v) %}{%- if v is mapping %}
+    {%- for k, i in v.items() %}{{- '<ns><' + k + '>' }}{{- inner(i) }}{{- '<ns></' + k + '>' }}{%- endfor %}
+    {%- elif v is string or v is number and v is not boolean %}{{- v }}{%- elif v is boolean %}{{- v | tojson }}
+    {%- elif v is not none %}{%- for i in v %}{{- '<ns><item>' }}{{- inner(i) }}{{- '<ns></item>' }}{%- endfor %}
+    {%- endif %}{%- endmacro %}"""
+    + _SAY
+    + "{%- if m.tool_calls %}{{- '\\n<ns><calls>\\n' }}"
+    + _CALLS
+    + """{{- '<ns><invoke name="' + f.name + '">' }}{{- inner(f.arguments) }}{{- '<ns></invoke>\\n' }}{%- endfor %}
+    {{- '<ns></calls>' }}{%- endif %}"""
+)
 LINES = (
     "{%- if m.tool_calls %}{{- '<calls>\\n' }}"
     + _CALLS
@@ -241,6 +253,7 @@ class Family:
         max_calls: How many calls one message may carry.
         text_beside_calls: Whether content is kept beside calls.
         writes_ids: Whether call ids are written.
+        types_inside: Whether the text tells the type of a value inside of an object or a list.
     """
 
     name: str
@@ -253,6 +266,7 @@ class Family:
     stops: tuple[str, ...] = ("[e]",)
     reasoning: bool = True
     spelled: str | None = None
+    types_inside: bool = True
 
 
 def framed_by(assistant: str) -> str:
@@ -279,6 +293,13 @@ FAMILIES = (
     ),
     Family("trailed", framed_by(TRAILED), _TAGS, "json in <tool_call>…</tool_call>", reasoning=False),
     Family("typed_tags", framed_by(DSML), ("<ml>",), "typed xml parameters in <<ml>calls>…</<ml>calls>"),
+    Family(
+        "nested",
+        framed_by(NESTED),
+        ("<ns>",),
+        "nested tags in <ns><calls>…<ns></calls>",
+        types_inside=False,
+    ),
     Family(
         "lines",
         framed_by(LINES),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 from hypothesis import strategies as st
 
@@ -95,12 +96,36 @@ _VALUES = {
 arguments = st.fixed_dictionaries({}, optional={key: _VALUES[kind] for key, kind in _TYPES.items()})
 
 
+def _told_inside(value: Any) -> Any:
+    """`value` without what is written as something of another type is, in its objects and lists."""
+    if isinstance(value, dict):
+        told = {key: _told_inside(inner) for key, inner in value.items()}
+        return {key: inner for key, inner in told.items() if inner not in (None, [], {})}
+    if isinstance(value, list):
+        return [inner for inner in map(_told_inside, value) if inner not in (None, [], {})]
+    return f"S{value}" if isinstance(value, str) and value[:1] in "-0123456789tf" else value
+
+
+def arguments_of(*, types_inside: bool) -> st.SearchStrategy[dict[str, Any]]:
+    """Arguments by the schema of `TYPED_TOOLS`, which says nothing of what stands inside of objects and lists."""
+    if types_inside:
+        return arguments
+    return arguments.map(
+        lambda values: {k: v if isinstance(v, str) else _told_inside(v) for k, v in values.items()}
+    )
+
+
 @st.composite
 def spoken_messages(
-    draw: st.DrawFn, max_calls: int = 3, text_beside_calls: bool = True, reasoning: bool = True
+    draw: st.DrawFn,
+    max_calls: int = 3,
+    text_beside_calls: bool = True,
+    reasoning: bool = True,
+    types_inside: bool = True,
 ) -> Message:
     """What a model may say."""
-    calls = draw(st.lists(st.tuples(st.sampled_from(["look_up", "send"]), arguments), max_size=max_calls))
+    values = arguments_of(types_inside=types_inside)
+    calls = draw(st.lists(st.tuples(st.sampled_from(["look_up", "send"]), values), max_size=max_calls))
     content = draw(said) if not calls or (text_beside_calls and draw(st.booleans())) else None
     thought = draw(st.none() | said) if reasoning else None
     return Message(

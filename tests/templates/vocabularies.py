@@ -39,6 +39,8 @@ class Vocabulary:
         tokens: Special tokens whose spelling is not bracketed, or that the template does not spell out.
         plain: Bracketed spellings that are plain text in this family.
         is_guessed: The stops are read off the template: the family's generation_config.json was not seen.
+        folder: The tokenizer at hand to take, where one that has as many of the tokens has one that no model of
+            the family has: a parameter `s` would be closed by a stop, `</s>`.
     """
 
     mark: str
@@ -46,6 +48,7 @@ class Vocabulary:
     tokens: tuple[str, ...] = ()
     plain: tuple[str, ...] = ()
     is_guessed: bool = False
+    folder: str | None = None
 
 
 VOCABULARIES = (
@@ -53,7 +56,13 @@ VOCABULARIES = (
     Vocabulary("<|tool_response>", ("<turn|>", "<|tool_response>")),
     Vocabulary("<|observation|>", ("<|endoftext|>", "<|user|>", "<|observation|>")),
     Vocabulary("<|END_OF_TURN_TOKEN|>", ("<|END_OF_TURN_TOKEN|>",)),
-    Vocabulary("]<]minimax[>[", ("[e~[",), ("]<]minimax[>[", "<mm:think>", "</mm:think>"), is_guessed=True),
+    Vocabulary(
+        "]<]minimax[>[",
+        ("[e~[",),
+        ("]<]minimax[>[", "<mm:think>", "</mm:think>"),
+        is_guessed=True,
+        folder="gpt-oss",
+    ),
     Vocabulary("[e~[", ("[e~[",)),
     Vocabulary("<SPECIAL_12>", ("<SPECIAL_12>",)),
     Vocabulary("<|start_header_id|>", ("<|end_of_text|>", "<|eom_id|>", "<|eot_id|>")),

@@ -25,6 +25,7 @@ from tokentrue.rendering.formats.gemma import QuotedFields
 from tokentrue.rendering.formats.harmony import Channels
 from tokentrue.rendering.formats.json_calls import JsonLines, JsonList, JsonObject, NamedJson
 from tokentrue.rendering.formats.marks import is_mark
+from tokentrue.rendering.formats.nested_tags import nested_tags
 from tokentrue.rendering.formats.parameters import ParameterTags, Spacing, TypeWord
 from tokentrue.rendering.formats.parsed import (
     CallKeys,
@@ -69,6 +70,7 @@ def derive_tool_format(probes: Probes) -> ToolFormat | None:
         _json_calls,
         _named_json,
         _quoted_fields,
+        nested_tags,
         _parameter_tags,
         _python_calls,
         _recipients,

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from tokentrue.rendering.formats.python_literals import whole_literal
@@ -24,7 +24,7 @@ def typed_value(text: str, schema: Mapping[str, Any] | None) -> Any:
     Args:
         schema: The property's JSON schema; None when it has none.
     """
-    types = _types(schema) if schema is not None else frozenset[str]()
+    types = types_of(schema)
     if types == {"string"}:
         return text
     try:
@@ -39,21 +39,40 @@ def typed_value(text: str, schema: Mapping[str, Any] | None) -> Any:
 
 def property_schema(parameters: Mapping[str, Any] | None, key: str) -> Mapping[str, Any] | None:
     """The schema of one property; None when the tool or the property is unknown."""
-    properties = parameters.get("properties") if parameters is not None else None
-    found = properties.get(key) if isinstance(properties, Mapping) else None
-    return found if isinstance(found, Mapping) else None
+    for option in _options(parameters):
+        properties = option.get("properties")
+        found = properties.get(key) if isinstance(properties, Mapping) else None
+        if isinstance(found, Mapping):
+            return found
+    return None
 
 
-def _types(schema: Mapping[str, Any]) -> frozenset[str]:
-    named = schema.get("type")
-    types = {named} if isinstance(named, str) else {t for t in named or () if isinstance(t, str)}
+def item_schema(schema: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
+    """The schema of a list's items; None when it has none."""
+    found = (option.get("items") for option in _options(schema))
+    return next((items for items in found if isinstance(items, Mapping)), None)
+
+
+def _options(schema: Mapping[str, Any] | None) -> Iterator[Mapping[str, Any]]:
+    """A schema and the ones that it is put together from."""
+    if schema is None:
+        return
+    yield schema
     for key in ("anyOf", "oneOf", "allOf"):
         for option in schema.get(key) or ():
             if isinstance(option, Mapping):
-                types |= _types(option)
-    if not types and isinstance(schema.get("enum"), list):
-        types = {_type_of(value) for value in schema["enum"]}
-    return frozenset(types)
+                yield from _options(option)
+
+
+def types_of(schema: Mapping[str, Any] | None) -> frozenset[str]:
+    """The JSON types that a schema allows; empty where it names none."""
+    types: set[str] = set()
+    enums: list[Any] = []
+    for option in _options(schema):
+        named = option.get("type")
+        types |= {named} if isinstance(named, str) else {t for t in named or () if isinstance(t, str)}
+        enums += option["enum"] if isinstance(option.get("enum"), list) else []
+    return frozenset(types or {_type_of(value) for value in enums})
 
 
 def _type_of(value: Any) -> str:
