@@ -1,4 +1,4 @@
-"""The sandbox of chat templates answers as Jinja's own does."""
+"""The sandbox of chat templates answers as Jinja's own, and a template that remembers as one that does not."""
 
 from __future__ import annotations
 
@@ -7,11 +7,14 @@ from collections.abc import Callable
 
 import jinja2
 import jinja2.sandbox
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from rendering.conftest import LLAMA_LIKE, QWEN_LIKE
+from templates.corpus import conversation
 from tokentrue.errors import TemplateRenderError
-from tokentrue.rendering.chat_template import ChatTemplate
+from tokentrue.rendering.chat_template import ChatTemplate, RememberingTemplate
 
 NAMES = sorted(
     {*dir(dict), *dir(list), *dir(str), "content", "role", "first", "index0", "length", "cycle", "seen"}
@@ -72,3 +75,21 @@ def test_every_attribute_key_and_call_is_answered_as_jinja_answers(
             source = AROUND.replace("BODY", form.replace("X", subject).replace("NAME", name))
             expected = outcome(lambda source=source: jinjas.from_string(source).render(messages=[message]))
             assert outcome(lambda source=source: ChatTemplate(source).render_text([message])) == expected
+
+
+@pytest.mark.parametrize("source", [QWEN_LIKE, LLAMA_LIKE], ids=["qwen_like", "llama_like"])
+@settings(deadline=None)
+@given(seeds=st.lists(st.integers(0, 40), min_size=1, max_size=12))
+def test_a_template_that_remembers_writes_the_same(source: str, seeds: list[int]) -> None:
+    forgetting = ChatTemplate(source, {"bos_token": "<|bos|>"})
+    remembering = RememberingTemplate.of(forgetting)
+    for seed in seeds:
+        asked = conversation(seed)
+        for prompt in (False, True, False):
+            texts = []
+            for each in (forgetting, remembering):
+                try:
+                    texts.append(each.render_text(asked.messages, asked.tools, add_generation_prompt=prompt))
+                except TemplateRenderError as error:
+                    texts.append(f"refused: {error}")
+            assert texts[0] == texts[1]

@@ -16,6 +16,7 @@ from tokentrue.errors import TemplateRenderError
 from tokentrue.generation import FinishReason
 from tokentrue.messages import Message, ToolCall
 from tokentrue.rendering.bridge import Bridge, BridgeBuilder
+from tokentrue.rendering.chat_template import RememberingTemplate
 from tokentrue.rendering.formats.harmony import Channels
 from tokentrue.rendering.formats.tool_calls import CallsWritten
 from tokentrue.rendering.formats.tool_format import ToolFormat
@@ -320,6 +321,9 @@ def kind_of(new: tuple[Message, ...]) -> FollowUpKind | None:
 
 def certify(builder: BridgeBuilder, tool_format: ToolFormat | None, calls: CallsWritten) -> Certificate:
     """Probe one template and tokenizer; about fifty short renderings."""
+    builder = replace(
+        builder, tails=replace(builder.tails, template=RememberingTemplate.of(builder.tails.template))
+    )
     findings: list[Finding] = []
     for probe in _probes():
         found = _judge(builder, probe, _HISTORY)

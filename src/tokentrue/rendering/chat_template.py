@@ -25,6 +25,7 @@ import jinja2.parser
 import jinja2.runtime
 import jinja2.sandbox
 import jinja2.utils
+import msgspec
 
 from tokentrue.errors import TemplateRenderError
 
@@ -42,6 +43,9 @@ _RENDER_FAILURES = (
 _OF_EVERY_DICT = frozenset(dir(dict))
 _DECISIONS_KEPT = 1024
 """Templates name a few dozen attributes; one that makes up names of its own fills no memory."""
+
+_RENDERINGS_KEPT = 16384
+"""Of probes, about a kilobyte each; full, the memory is emptied. No template at hand is asked for more."""
 
 _REASONING_KEYS = ("reasoning_content", "thinking", "reasoning")
 
@@ -177,6 +181,19 @@ def _compiled(source: str) -> jinja2.Template:
 
 
 @lru_cache(maxsize=64)
+def _compared(source: str) -> frozenset[str]:
+    """The texts that `source` compares something with, or calls a method with."""
+    found: set[str] = set()
+    tree = _ENVIRONMENT.parse(source)
+    for compared in tree.find_all(jinja2.nodes.Compare):
+        found.update(_constants([compared.expr, *(operand.expr for operand in compared.ops)]))
+    for call in tree.find_all(jinja2.nodes.Call):
+        if isinstance(call.node, jinja2.nodes.Getattr):
+            found.update(_constants(call.args))
+    return frozenset(text for text in found if text.strip())
+
+
+@lru_cache(maxsize=64)
 def _time_formats(source: str) -> tuple[str, ...] | None:
     """The formats that `strftime_now` is called with; None when one of them is not a constant."""
     tree = _ENVIRONMENT.parse(source)
@@ -231,16 +248,7 @@ class ChatTemplate:
 
     def compared_literals(self) -> tuple[str, ...]:
         """The texts that the source compares something with, or calls a method with; in no special order."""
-        found: set[str] = set()
-        for source in (self.default, self.tool_use or ""):
-            tree = _ENVIRONMENT.parse(source)
-            for compared in tree.find_all(jinja2.nodes.Compare):
-                sides = [compared.expr, *(operand.expr for operand in compared.ops)]
-                found.update(_constants(sides))
-            for call in tree.find_all(jinja2.nodes.Call):
-                if isinstance(call.node, jinja2.nodes.Getattr):
-                    found.update(_constants(call.args))
-        return tuple(sorted(text for text in found if text.strip()))
+        return tuple(sorted(_compared(self.default) | _compared(self.tool_use or "")))
 
     @property
     def content_hash(self) -> str:
@@ -294,3 +302,45 @@ class ChatTemplate:
             )
         except _RENDER_FAILURES as error:
             raise TemplateRenderError(f"the chat template refuses these messages: {error}") from error
+
+
+@dataclass(frozen=True, slots=True)
+class RememberingTemplate(ChatTemplate):
+    """A template that is asked for the same renderings over and over, as probing does: each is written once.
+
+    Law: `RememberingTemplate.of(t).render_text(...) == t.render_text(...)`, refusals included. It keeps what it
+    wrote, so it is for the time of a proof and for plain JSON, never for conversations.
+    """
+
+    _written: dict[bytes, str | TemplateRenderError] = field(
+        default_factory=dict, init=False, repr=False, compare=False
+    )
+
+    @classmethod
+    def of(cls, template: ChatTemplate) -> RememberingTemplate:
+        """`template`, with an empty memory."""
+        return cls(template.default, template.special_tokens, template.kwargs, template.tool_use, template.now)
+
+    def render_text(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        tools: Sequence[Mapping[str, Any]] = (),
+        *,
+        add_generation_prompt: bool = False,
+    ) -> str:
+        """As `ChatTemplate.render_text`."""
+        key = msgspec.json.encode((messages, tools, add_generation_prompt))
+        found = self._written.get(key)
+        if found is None:
+            try:
+                found = ChatTemplate.render_text(
+                    self, messages, tools, add_generation_prompt=add_generation_prompt
+                )
+            except TemplateRenderError as error:
+                found = error
+            if len(self._written) >= _RENDERINGS_KEPT:
+                self._written.clear()
+            self._written[key] = found
+        if isinstance(found, str):
+            return found
+        raise TemplateRenderError(str(found)) from found

@@ -20,7 +20,7 @@ from tokentrue.rendering.certificate import (
     kind_of,
     synthesised_history,
 )
-from tokentrue.rendering.chat_template import ChatTemplate
+from tokentrue.rendering.chat_template import ChatTemplate, RememberingTemplate
 from tokentrue.rendering.contract import Messages, Tools
 from tokentrue.rendering.fast_tokenizer import with_fast
 from tokentrue.rendering.formats.probing import Probes
@@ -373,19 +373,19 @@ def make_renderer(
     proofs: ProofCache = NO_CACHE,
 ) -> Renderer:
     """Derive a renderer from its parts; what takes long is looked up in `proofs` first."""
-    form = probe_message_form(template)
-    tails = TailFinder(template, form, tokenizer, stop_ids)
-    tails = replace(tails, short_is_enough=_short_is_enough(tails, policy, proofs))
-    reader = derive_reader(Probes.of(template, form, tokenizer, stop_ids), stop_ids)
+    form, probed = probe_message_form(template), RememberingTemplate.of(template)
+    probes = TailFinder(probed, form, tokenizer, stop_ids)
+    probes = replace(probes, short_is_enough=_short_is_enough(probes, policy, proofs))
+    reader = derive_reader(Probes.of(probed, form, tokenizer, stop_ids), stop_ids)
     control = control_markers(template, form, tokenizer, reader)
     markers = SpelledMarkers(policy, control, template, form)
     builder = BridgeBuilder(
-        tails=replace(tails, markers=markers),
+        tails=replace(probes, template=template, markers=markers),
         tokenizer=tokenizer,
         stop_ids=stop_ids,
         reasoning=reader.reasoning,
-        opener_ids=find_opener_ids(tails),
-        generation_prompts=tuple(tuple(tokenizer.encode(text)) for text in generation_prompts(tails)),
+        opener_ids=find_opener_ids(probes),
+        generation_prompts=tuple(tuple(tokenizer.encode(text)) for text in generation_prompts(probes)),
     )
     return Renderer(
         tokenizer=tokenizer,
