@@ -81,7 +81,7 @@ def _tail_text(
 ) -> str | None:
     """Close and tail; "" where no bridge can be proved, None where the template refuses the messages."""
     offered: tuple[dict[str, Any], ...] = (PROBE_TOOL,) if tools else ()
-    tail = finder.derive(FollowUp(history, new, offered), as_said=as_said)
+    tail = finder.derive(FollowUp(history, new, offered), as_said=as_said, place_only=True)
     if isinstance(tail, BridgeRefused):
         return None if tail.why is Why.TEMPLATE_RAISED else ""
     return tail.seam.close.text + tail.text

@@ -15,7 +15,7 @@ truly ends a message, 3 finds no opener that is a stop, and 4 no stop behind one
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from enum import Enum
 
@@ -82,7 +82,7 @@ class Around:
         render: Renders messages, with the tools of the conversation.
         before: The messages in front of it.
         said, new: It, and the messages that follow, in sentinels.
-        ended: The text behind it when it is the last message; None when the template refuses that.
+        find_ended: Gives the text behind it when it is the last message; None when the template refuses that.
         between: The text from it to the first new message.
         tail: The text from it on.
     """
@@ -91,25 +91,35 @@ class Around:
     before: tuple[Message, ...]
     said: Masked
     new: Masked
-    ended: str | None
+    find_ended: Callable[[], str | None]
     between: str
     tail: str
 
 
-def find_seam(around: Around, tokenizer: Tokenizer, stop_ids: Sequence[int]) -> FoundSeam | None:
-    """The seam behind a sampled message, or None when none is certain."""
+def find_seam(
+    around: Around, tokenizer: Tokenizer, stop_ids: Sequence[int], *, place_only: bool = False
+) -> FoundSeam | None:
+    """The seam behind a sampled message, or None when none is certain.
+
+    Args:
+        place_only: Only close and gap are looked at: of which kind a close is, costs a rendering.
+    """
     stops = [info for i in stop_ids if (info := tokenizer.added_token_of_id(i)) is not None]
     close = _first_of(stops, around.between)
     if close is not None:
-        is_opener = around.ended is not None and close.text not in around.ended
+        ended = None if place_only else around.find_ended()
+        is_opener = ended is not None and close.text not in ended
         kind = SeamKind.OPENER if is_opener else SeamKind.CLOSE
         end = around.between.find(close.text) + len(close.text)
         return FoundSeam(Seam(close, kind, close), around.between[:end])
-    ended = around.ended or ""
+    ended = around.find_ended()
+    if ended is None:
+        return None
     rewritten = find_rewritten_stop(around.render, tokenizer, stops, ended, around.between, around.new)
     if rewritten is not None:
         return FoundSeam(Seam(rewritten.close, SeamKind.CLOSE, rewritten.stop), rewritten.gap)
-    return _opener_that_is_no_stop(around, tokenizer, stops) or _stop_left_out(around, tokenizer, stops)
+    found = _opener_that_is_no_stop(around, ended, tokenizer, stops)
+    return found or _stop_left_out(around, ended, tokenizer, stops)
 
 
 def end_of(text: str, masked: Masked) -> int | None:
@@ -128,13 +138,11 @@ def _first_of(stops: Sequence[AddedTokenInfo], text: str) -> AddedTokenInfo | No
 
 
 def _opener_that_is_no_stop(
-    around: Around, tokenizer: Tokenizer, stops: Sequence[AddedTokenInfo]
+    around: Around, ended: str, tokenizer: Tokenizer, stops: Sequence[AddedTokenInfo]
 ) -> FoundSeam | None:
-    if around.ended is None:
-        return None
-    stop = _first_of(stops, around.ended)
+    stop = _first_of(stops, ended)
     # A template may write the stop of the last message, the opener that a model samples, as its end.
-    ended = around.ended[: around.ended.find(stop.text)] if stop is not None else around.ended
+    ended = ended[: ended.find(stop.text)] if stop is not None else ended
     if not around.between.startswith(ended):
         return None
     opening = around.between[len(ended) :]
@@ -162,8 +170,10 @@ def _opener_of_a_user(around: Around, ended: str, stops: Sequence[AddedTokenInfo
     return max(found, key=lambda stop: len(stop.text), default=None)
 
 
-def _stop_left_out(around: Around, tokenizer: Tokenizer, stops: Sequence[AddedTokenInfo]) -> FoundSeam | None:
-    ended, said = around.ended, around.said.messages[-1]
+def _stop_left_out(
+    around: Around, ended: str, tokenizer: Tokenizer, stops: Sequence[AddedTokenInfo]
+) -> FoundSeam | None:
+    said = around.said.messages[-1]
     if not ended or not around.between.startswith(ended) or not said.tool_calls:
         return None
     at_end = [info for info in tokenizer.added_tokens() if info.text.strip() and ended.endswith(info.text)]

@@ -207,14 +207,17 @@ class TailFinder:
         moved = tuple(Stretch(body.start, body.end, body.owner + shift) for body in tail.bodies)
         return replace(tail, bodies=moved)
 
-    def derive(self, follow_up: FollowUp, *, as_said: bool = True) -> Tail | BridgeRefused:
+    def derive(
+        self, follow_up: FollowUp, *, as_said: bool = True, place_only: bool = False
+    ) -> Tail | BridgeRefused:
         """The tail by rendering exactly this follow-up; nothing is remembered.
 
         Args:
             as_said: Hold it against the real words of the sampled message as well, which costs one rendering more.
+            place_only: The seam's kind is not looked at, which costs one less.
         """
         for salt in range(_SALTS):
-            found = self._derive(follow_up, salt)
+            found = self._derive(follow_up, salt, place_only)
             if found is not None:
                 return self._as_really_said(follow_up, found) if as_said and isinstance(found, Tail) else found
         return BridgeRefused(Why.REORDERED, "the messages are full of this package's own sentinel words")
@@ -234,13 +237,13 @@ class TailFinder:
     def _eos(self) -> str:
         return self.template.special_tokens.get("eos_token", "")
 
-    def _derive(self, follow_up: FollowUp, salt: int) -> Tail | BridgeRefused | None:
+    def _derive(self, follow_up: FollowUp, salt: int, place_only: bool) -> Tail | BridgeRefused | None:
         """As `derive`; None when a message holds one of the sentinels of this salt."""
         texts = self._rendered(follow_up, salt)
         if not isinstance(texts, _Texts):
             return texts
         dropped = texts.end is None and not follow_up.history[-1].content
-        return self._behind_text(texts, salt) if dropped else self._tail_of(texts)
+        return self._behind_text(texts, salt) if dropped else self._tail_of(texts, place_only)
 
     def _as_really_said(self, follow_up: FollowUp, found: Tail) -> Tail | BridgeRefused:
         """`found`, where the template ends the real conversation with it as well.
@@ -290,11 +293,11 @@ class TailFinder:
         texts = _Texts(follow_up, said, new, masked, real)
         return texts if texts.words_are_unique() else None
 
-    def _tail_of(self, texts: _Texts) -> Tail | BridgeRefused:
+    def _tail_of(self, texts: _Texts, place_only: bool = False) -> Tail | BridgeRefused:
         between = texts.between(self._history)
         if isinstance(between, BridgeRefused):
             return between
-        found = self._find_seam(texts, between)
+        found = self._find_seam(texts, between, place_only)
         if isinstance(found, BridgeRefused):
             return found
         masked_tail, real_tail = texts.behind(texts.masked, found.gap), texts.behind(texts.real, found.gap)
@@ -334,7 +337,7 @@ class TailFinder:
     def _history(self, messages: Sequence[Message], tools: tuple[dict[str, Any], ...]) -> str:
         return self._render(messages, tools, add_generation_prompt=False)
 
-    def _find_seam(self, texts: _Texts, between: str) -> FoundSeam | BridgeRefused:
+    def _find_seam(self, texts: _Texts, between: str, place_only: bool) -> FoundSeam | BridgeRefused:
         """The seam; `between` is the text from the sampled message to the first new one."""
         tools = texts.follow_up.tools
 
@@ -346,11 +349,11 @@ class TailFinder:
             before=texts.follow_up.history[:-1],
             said=texts.said,
             new=texts.new,
-            ended=self._ended(texts),
+            find_ended=lambda: self._ended(texts),
             between=between,
             tail=texts.masked[texts.end or 0 :],
         )
-        found = find_seam(around, self.tokenizer, self.stop_ids)
+        found = find_seam(around, self.tokenizer, self.stop_ids, place_only=place_only)
         if found is not None:
             return found
         stops = " or ".join(self.tokenizer.id_text(stop_id) for stop_id in self.stop_ids)
