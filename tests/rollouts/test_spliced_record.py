@@ -20,6 +20,7 @@ from tokentrue.errors import RecordError
 from tokentrue.generation import EngineInfo
 from tokentrue.rendering.verdict import OnRewrite
 from tokentrue.rollouts.comparison import compare_episode
+from tokentrue.rollouts.drift import DriftCause
 from tokentrue.rollouts.laws import check_laws
 from tokentrue.rollouts.proof import prove
 from tokentrue.rollouts.record import RecordWriter, open_record
@@ -123,6 +124,26 @@ def test_a_splice_of_another_turn_than_it_says_is_kept_for_its_law(
     found = list(open_record(record_of(broken, tmp_path / "run")).turns())
     assert found == list(broken.turns)
     assert not check_laws(found)[0].holds
+
+
+def test_why_a_spliced_prompt_has_other_ids_than_its_text(renderer: Renderer) -> None:
+    """As piece by piece as of a bridge: one call was sampled without blanks, one could not be read."""
+    play = Play(renderer, [user("look it up")], on_rewrite=OnRewrite.SPLICE)
+    play.say('<think>\nhm\n</think>\n\n<tool_call>\n{"name":"look_up","arguments":{}}\n</tool_call>')
+    play.answer(user("no, that"))
+    play.say('Oh.\n<tool_call>\n{"name": "look_up", \n</tool_call>')
+    play.answer(user("and?"))
+    play.say("<think>\nso\n</think>\n\nBlue.")
+    play.answer(user("sure?"))
+    play.say("Yes.")
+    played = play.done()
+    compared = compare_episode(played.turns, played.episode.tools, renderer)
+    assert [(one.record.turn.stitch.how, one.causes) for one in compared] == [
+        (How.RENDERED, ()),
+        (How.SPLICED, (DriftCause.RESPACED,)),
+        (How.BRIDGED, (DriftCause.RESPACED, DriftCause.CALL_LOST)),
+        (How.SPLICED, (DriftCause.RESPACED, DriftCause.CALL_LOST)),
+    ]
 
 
 def test_a_person_sees_what_was_removed(played: Played, renderer: Renderer) -> None:

@@ -2,7 +2,8 @@
 
 A bridged prompt is pieces: a first prompt, then what was sampled and what a bridge added, in turn. A bridge is
 what the template itself writes (law 2), so its text stands in the rendered text as well, and what lies between two
-of them there is what the template makes of the sampled message. Each such pair of texts is compared.
+of them there is what the template makes of the sampled message. Each such pair of texts is compared. A spliced
+prompt is the same, with what is left of each sampled message.
 """
 
 from __future__ import annotations
@@ -15,7 +16,8 @@ from tokentrue.messages import Message
 from tokentrue.rendering.reader import MALFORMED_KEY
 from tokentrue.rendering.renderer import Renderer
 from tokentrue.rollouts.trajectory import TurnRecord
-from tokentrue.turns import How
+from tokentrue.sessions.writers import prompt_writers
+from tokentrue.turns import TokenKind
 
 
 class DriftCause(Enum):
@@ -79,15 +81,18 @@ def find_causes(
 
 
 def _pieces_of(turn: TurnRecord, by_index: Mapping[int, TurnRecord]) -> tuple[list[int], list[_SampledPiece]]:
-    pieces: list[_SampledPiece] = []
-    stitch, prompt = turn.turn.stitch, turn.turn.tokens.prompt_ids
-    while stitch.how is How.BRIDGED and stitch.anchor_turn is not None and stitch.anchor_turn in by_index:
-        anchor = by_index[stitch.anchor_turn]
-        given = len(anchor.turn.tokens.prompt_ids)
-        sampled = anchor.turn.tokens.completion_ids[: stitch.known_len - given]
-        pieces.append(_SampledPiece(sampled, prompt[stitch.known_len :], anchor.message))
-        stitch, prompt = anchor.turn.stitch, anchor.turn.tokens.prompt_ids
-    return prompt.tolist(), pieces[::-1]
+    prompt = turn.turn.tokens.prompt_ids.tolist()
+    # As owner of what was sampled here not the message, but the turn that sampled it.
+    writers = prompt_writers(
+        turn.turn.stitch, turn.turn.prompt_spans, lambda index: by_index[index].turn, lambda index: index
+    )
+    sampled = [span for span in writers if span.kind is TokenKind.SAMPLED]
+    ends = [*(span.start for span in sampled[1:]), len(prompt)]
+    pieces = [
+        _SampledPiece(prompt[span.start : span.end], prompt[span.end : end], by_index[span.owner].message)
+        for span, end in zip(sampled, ends, strict=True)
+    ]
+    return prompt[: sampled[0].start] if sampled else prompt, pieces
 
 
 def _written(text: str, first: str, bridges: Sequence[str]) -> list[tuple[int, int]] | None:
