@@ -154,7 +154,8 @@ class _Sandbox(jinja2.sandbox.ImmutableSandboxedEnvironment):
         return super().getitem(obj, argument)
 
     def call(__self, __context: jinja2.runtime.Context, __obj: Any, *args: Any, **kwargs: Any) -> Any:  # noqa: N805
-        # A method of plain data takes no context, and nobody can have marked it as unsafe.
+        # A method of plain data takes no context, and nobody can have marked it as unsafe. `str.format` is none of
+        # them: since Jinja 3.1.5 `getattr` gives the sandbox's own in its place.
         if type(__obj) is BuiltinMethodType and type(__obj.__self__) in _PLAIN:
             kwargs.pop("_loop_vars", None)
             kwargs.pop("_block_vars", None)
