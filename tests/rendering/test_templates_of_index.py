@@ -23,7 +23,7 @@ from templates.at_hand import (
 )
 from templates.from_index import IndexUnreachableError, index_templates
 from templates.spoken import TYPED_TOOLS
-from templates.transformers_oracle import count_equal, is_written_in_the_form_found, pair_for
+from templates.transformers_oracle import count_equal, form_of, is_written_in_the_form_found, pair_for
 from tokentrue import Renderer
 from tokentrue.errors import TemplateRenderError
 from tokentrue.rendering.formats.parsed import CallStatus
@@ -32,6 +32,12 @@ from tokentrue.rendering.reader import response_of
 CONVERSATIONS, MESSAGES, CUT_MESSAGES = 30, 30, 4
 NEVER_WRITTEN = {"llama.cpp/CohereForAI-c4ai-command-r-plus-tool_use"}
 """It fails on every tool schema without `additionalProperties`."""
+TEXT_AS_PARTS = {
+    "trl/idefics3": ("user", "assistant", "system", "developer", "tool"),
+    "trl/llava_next": ("user", "assistant", "system"),
+    "trl/smolvlm": ("user", "assistant", "system", "developer", "tool"),
+}
+"""The roles whose text a template loses unless it is a list of parts; LLaVA refuses the other two."""
 NOT_READ_BACK = {
     "llama.cpp/NVIDIA-Nemotron-Nano-v2",
     "llama.cpp/LFM2.5-8B-A1B",
@@ -107,3 +113,4 @@ def test_text_and_ids_equal_transformers(template: Template) -> None:
     written = count_equal(template, pair_for(template, TEMPLATES), CONVERSATIONS)
     assert (written == 0) == (template.name in NEVER_WRITTEN)
     assert is_written_in_the_form_found(template)
+    assert form_of(template).parts_for == TEXT_AS_PARTS.get(template.name.removesuffix("_training"), ())

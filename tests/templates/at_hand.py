@@ -424,8 +424,12 @@ def normal_form(renderer: Renderer, message: Message) -> Message:
     content = "qzContent" if message.content else None
     thought = "qzThought" if message.reasoning_content else None
     masked = Message(role="assistant", content=content, reasoning_content=thought, tool_calls=calls)
-    _, ids = completion(renderer, masked)
-    text = renderer.tokenizer.decode(ids)
+    prompt, ids = completion(renderer, masked)
+    decode = renderer.tokenizer.decode
+    text = decode(ids)
+    if prompt and renderer.tokenizer.added_token_of_id(prompt[-1]) is None:
+        # SentencePiece has no space of its own behind plain text: the one that stands there is the template's.
+        text = decode([*prompt, *ids])[len(decode(prompt)) :]
     kept = [call for i, call in enumerate(message.tool_calls) if f"qzArgs{i}q" in text]
     numbered = [f"functions.{call.name}:{i}" for i, call in enumerate(message.tool_calls)]
     if kept and numbered[0] in text:  # Kimi's template makes ids of its own

@@ -150,6 +150,7 @@ def certificate_json(renderer: Renderer, findings: list[Finding]) -> dict[str, A
         "reasoning_retention": retention(certificate),
         "tool_format": certificate.tool_format,
         "tool_calls": certificate.calls.value,
+        "text_as_parts": list(certificate.text_as_parts),
         "spelled_markers": renderer.markers.policy.value,
         "control_markers": len(renderer.markers.markers.tokens),
         "stop_doubts": list(certificate.stop_doubts),
@@ -185,6 +186,7 @@ def certificate_lines(renderer: Renderer, findings: list[Finding]) -> list[str]:
         _row("prompt", repr(certificate.generation_prompt)),
         _row("reasoning", f"{certificate.reasoning_format or _ABSENT}; in history: {retention(certificate)}"),
         _row("tools", certificate.tool_format or _UNREAD[certificate.calls]),
+        _row("content", _content(certificate)),
         _row("markers", f"{len(renderer.markers.markers.tokens)}; spelled in a message: {_spelled(renderer)}"),
         *(line for doubt in certificate.stop_doubts for line in textwrap.wrap(f"uncertain: {doubt}", 2 * WIDTH)),
         "",
@@ -223,6 +225,11 @@ def _told(finding: Finding) -> list[str]:
     # A rewritten history whose detail is its two texts needs no sentence.
     sentence = [] if finding.detail.startswith("sampled ") else [finding.detail]
     return [*sentence, f"sampled {finding.expected!r}", f"rendered {finding.template!r}"]
+
+
+def _content(certificate: Certificate) -> str:
+    roles = ", ".join(certificate.text_as_parts)
+    return f"a list of text parts: {roles}; as text the template loses it" if roles else "text"
 
 
 def _spelled(renderer: Renderer) -> str:

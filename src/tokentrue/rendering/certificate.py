@@ -98,6 +98,7 @@ class Certificate:
         findings: One per probe.
         stop_doubts: One sentence for each kind of message whose stop nobody named and the template does not
             show for certain, and how to name it.
+        text_as_parts: The roles whose text the template writes only where it is a list of parts; it gets one.
     """
 
     template_hash: str
@@ -111,6 +112,7 @@ class Certificate:
     short_history: bool
     findings: tuple[Finding, ...]
     stop_doubts: tuple[str, ...] = ()
+    text_as_parts: tuple[str, ...] = ()
 
     def finding(self, kind: FollowUpKind, with_tools: bool) -> Finding | None:
         """The result for one kind of follow-up; None when it was not probed."""
@@ -342,6 +344,7 @@ def certify(builder: BridgeBuilder, tool_format: ToolFormat | None, calls: Calls
         calls=calls,
         short_history=builder.tails.short_is_enough,
         findings=tuple(findings),
+        text_as_parts=builder.tails.form.parts_for,
     )
 
 
