@@ -141,9 +141,11 @@ SEVENTH = """{%- for m in messages %}
     {{- '<|im_start|>' + m.role + '\\n' + m.content + '<|im_end|>\\n' }}
 {%- endfor %}
 {%- if add_generation_prompt %}
-    {{- '<|im_start|>assistant\\n' + ('Again: ' if messages | length > AFTER else '') }}
+    {{- '<|im_start|>assistant\\n' }}
+    {%- set most = (messages[0].content ~ 'AND 38 CHARACTERS MORE, AND ON, AND ON') | length %}
+    {{- 'Again: ' if messages | length > most else '' }}
 {%- endif %}"""
-"""Depends on the length of a conversation, and only where no probe reaches."""
+"""Depends on the length of a conversation where no probe reaches: beyond 40 messages, if it begins with `Hi`."""
 
 
 def talk(turns: int) -> list[Message]:
@@ -151,7 +153,7 @@ def talk(turns: int) -> list[Message]:
 
 
 def test_a_disproved_fast_path_is_reported_and_left(tmp_path: Path) -> None:
-    renderer = load_renderer(write_folder(tmp_path, SEVENTH.replace("AFTER", "40")))
+    renderer = load_renderer(write_folder(tmp_path, SEVENTH))
     assert renderer.certificate.short_history
     new = [said("user", "next")]
     assert "Again" not in bridged_text(renderer, talk(2), new)
@@ -170,7 +172,7 @@ def test_a_disproved_fast_path_is_reported_and_left(tmp_path: Path) -> None:
 
 
 def test_a_fast_path_that_is_wrong_on_first_use_never_gives_a_wrong_bridge(tmp_path: Path) -> None:
-    renderer = load_renderer(write_folder(tmp_path, SEVENTH.replace("AFTER", "40")))
+    renderer = load_renderer(write_folder(tmp_path, SEVENTH))
     with pytest.warns(FastPathWarning, match="0 bridges of this kind"):
         assert "Again" in bridged_text(renderer, talk(21), [said("user", "next")])
     assert [found.unchecked for found in renderer.disproofs] == [0]

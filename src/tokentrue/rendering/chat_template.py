@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import lru_cache
@@ -163,6 +163,47 @@ class _Sandbox(jinja2.sandbox.ImmutableSandboxedEnvironment):
         return super().call(__context, __obj, *args, **kwargs)
 
 
+def _value(node: jinja2.nodes.Node) -> Any:
+    """What an expression without variables is; None for the others."""
+    try:
+        return node.as_const() if isinstance(node, jinja2.nodes.Expr) else None
+    except (jinja2.nodes.Impossible, *_RENDER_FAILURES):
+        return None
+
+
+def _compared_sides(tree: jinja2.nodes.Template) -> Iterator[jinja2.nodes.Node]:
+    """What stands on either side of a comparison, and the value of a variable that stands there."""
+    sides = [
+        side
+        for found in tree.find_all(jinja2.nodes.Compare)
+        for side in (found.expr, *(operand.expr for operand in found.ops))
+    ]
+    yield from sides
+    names = {side.name for side in sides if isinstance(side, jinja2.nodes.Name)}
+    for found in tree.find_all(jinja2.nodes.Assign):
+        if isinstance(found.target, jinja2.nodes.Name) and found.target.name in names:
+            yield found.node
+
+
+def _compared_texts(tree: jinja2.nodes.Template) -> Iterator[str]:
+    for side in _compared_sides(tree):
+        value = _value(side)
+        yield from (
+            each for each in (value if isinstance(value, (list, tuple)) else [value]) if isinstance(each, str)
+        )
+    for call in tree.find_all(jinja2.nodes.Call):
+        if isinstance(call.node, jinja2.nodes.Getattr):
+            yield from _constants(call.args)
+
+
+def _compared_numbers(tree: jinja2.nodes.Template) -> Iterator[int]:
+    remainders = (found.right for found in tree.find_all(jinja2.nodes.Mod))
+    for side in (*_compared_sides(tree), *remainders):
+        for value in (_value(side), *(part.value for part in side.find_all(jinja2.nodes.Const))):
+            if isinstance(value, int) and not isinstance(value, bool):
+                yield value
+
+
 def _environment() -> jinja2.sandbox.ImmutableSandboxedEnvironment:
     env = _Sandbox(trim_blocks=True, lstrip_blocks=True, extensions=[_GenerationTag, jinja2.ext.loopcontrols])
     env.filters["tojson"] = _tojson
@@ -181,17 +222,30 @@ def _compiled(source: str) -> jinja2.Template:
     return _ENVIRONMENT.from_string(source)
 
 
+@dataclass(frozen=True, slots=True)
+class LookedAt:
+    """What a template looks at, as far as its source tells; each sorted.
+
+    Args:
+        literals: The texts that it compares something with, or calls a method with.
+        numbers: The whole numbers that it compares something with, or divides it by.
+        keys: The keys that it reads of anything: of messages, of calls, of its own variables.
+    """
+
+    literals: tuple[str, ...]
+    numbers: tuple[int, ...]
+    keys: tuple[str, ...]
+
+
 @lru_cache(maxsize=64)
-def _compared(source: str) -> frozenset[str]:
-    """The texts that `source` compares something with, or calls a method with."""
-    found: set[str] = set()
-    tree = _ENVIRONMENT.parse(source)
-    for compared in tree.find_all(jinja2.nodes.Compare):
-        found.update(_constants([compared.expr, *(operand.expr for operand in compared.ops)]))
-    for call in tree.find_all(jinja2.nodes.Call):
-        if isinstance(call.node, jinja2.nodes.Getattr):
-            found.update(_constants(call.args))
-    return frozenset(text for text in found if text.strip())
+def _looked_at(*sources: str) -> LookedAt:
+    trees = [_ENVIRONMENT.parse(source) for source in sources]
+    literals = {text for tree in trees for text in _compared_texts(tree) if text.strip()}
+    numbers = {number for tree in trees for number in _compared_numbers(tree)}
+    keys = {node.attr for tree in trees for node in tree.find_all(jinja2.nodes.Getattr)}
+    for tree in trees:
+        keys.update(_constants([node.arg for node in tree.find_all(jinja2.nodes.Getitem)]))
+    return LookedAt(tuple(sorted(literals)), tuple(sorted(numbers)), tuple(sorted(keys)))
 
 
 @lru_cache(maxsize=64)
@@ -247,9 +301,10 @@ class ChatTemplate:
             except jinja2.exceptions.TemplateError as error:
                 raise TemplateRenderError(f"the chat template is not valid Jinja: {error}") from error
 
-    def compared_literals(self) -> tuple[str, ...]:
-        """The texts that the source compares something with, or calls a method with; in no special order."""
-        return tuple(sorted(_compared(self.default) | _compared(self.tool_use or "")))
+    @property
+    def looked_at(self) -> LookedAt:
+        """What the source compares message text, counts and keys with."""
+        return _looked_at(self.default, self.tool_use or "")
 
     @property
     def content_hash(self) -> str:
