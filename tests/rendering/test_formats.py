@@ -44,7 +44,7 @@ def read(renderer: Renderer, ids: list[int]) -> ParsedResponse:
 def test_the_grammar_is_recognised_by_its_rendering(family: Family) -> None:
     renderer = family_renderer(family)
     assert renderer.certificate.tool_format == family.grammar
-    assert (renderer.reader.reasoning is not None) == (family.reasoning and family.name != "channels")
+    assert (renderer.reader.reasoning is not None) == (family.reasoning and "is reasoning" not in family.grammar)
 
 
 @pytest.mark.parametrize(
@@ -208,6 +208,33 @@ def test_reasoning_is_told_open_closed_and_absent(
     assert (parsed.reasoning, parsed.reasoning_content, parsed.content) == states
 
 
+@pytest.mark.parametrize(
+    ("prompt", "text", "state", "thought", "content"),
+    [
+        ("[a]<open>think<end>", "I se", ReasoningState.OPEN, "I se", ""),
+        ("[a]<open>think<end>", "", ReasoningState.OPEN, "", ""),
+        ("", "I see.<close>think<end><open>say<end>Yes", ReasoningState.CLOSED, "I see.", "Yes"),
+        ("[a]<open>say<end>", "Yes<close>say<end><close>message<end>[e]", ReasoningState.ABSENT, None, "Yes"),
+        ("[a]", "<open>say<end>Yes<close>say<end>", ReasoningState.ABSENT, None, "Yes"),
+        ("[a]<open>think<end>", "<open>say<end>Yes", ReasoningState.ABSENT, None, "Yes"),
+        ("[a]<open>think<end>", "I<open>say<end>Yes<close>sa", ReasoningState.CLOSED, "I", "Yes"),
+        ("[a]<open>say<end>", "A<open>b<end>c<end>", ReasoningState.ABSENT, None, "A<open>b<end>c<end>"),
+        ("[a]<open>say<end>", "A<close>b<close>say<end>c", ReasoningState.ABSENT, None, "A<close>bc"),
+        ("[a]<open>say<end>", "A<close>say<end><open>say<end>B", ReasoningState.ABSENT, None, "A\nB"),
+    ],
+)
+def test_the_prompt_tells_which_element_is_open(
+    prompt: str, text: str, state: ReasoningState, thought: str | None, content: str
+) -> None:
+    renderer = family("elements")
+    ids, tail = renderer.tokenizer.encode(text), renderer.tokenizer.encode(prompt)
+    parsed = renderer.reader.parse(ids, prompt_tail=tail, tools=TYPED_TOOLS)
+    assert (parsed.reasoning, parsed.reasoning_content, parsed.content) == (state, thought, content)
+    reader = renderer.reader.start(prompt_tail=tail, tools=TYPED_TOOLS)
+    deltas = [delta for token_id in ids for delta in reader.feed([token_id])]
+    assert response_of([*deltas, *reader.finish()], reader) == parsed
+
+
 def family(name: str) -> Renderer:
     return family_renderer(next(found for found in FAMILIES if found.name == name))
 
@@ -307,6 +334,22 @@ def family(name: str) -> Renderer:
         ),
         ("nested", '<ns><calls><ns><invoke name=""><ns></invoke><ns></calls>', CallStatus.MISSING_NAME, None),
         ("nested", "<ns><calls>look_up(1)<ns></calls>", CallStatus.MISSING_NAME, None),
+        (
+            "elements",
+            '<close>think<end><open>tools<end><open>call tool="look_up" index="12"<end>'
+            '<open>arg key="s" type="string"<end>7<close>arg<end>'
+            '<open>arg key="a&quot;&amp;quot;" type="json"<end>7<close>arg<end><close>call<end>',
+            CallStatus.OK,
+            '{"s": "7", "a\\"&quot;": 7}',
+        ),
+        ("elements", '<open>tools<end><open>call tool="look_up" index="1"<end>', CallStatus.UNCLOSED, None),
+        ("elements", "<open>tools<end>look_up(1)<close>tools<end>", CallStatus.MISSING_NAME, None),
+        (
+            "elements",
+            '<open>tools<end><open>call tool="look_up" index="1"<end>loose<close>call<end><close>tools<end>',
+            CallStatus.INVALID_JSON,
+            None,
+        ),
         ("lines", '<calls>{"name": "look_up", "arguments": {"i": 1}}', CallStatus.OK, '{"i": 1}'),
         ("lines", '<calls>{"name": "look_up", "arguments": {"i": 1', CallStatus.UNCLOSED, None),
         ("lines", "<calls>look_up</calls>", CallStatus.INVALID_JSON, None),

@@ -320,7 +320,8 @@ _PIECES = (
 def random_messages(renderer: Renderer, seed: int, count: int) -> Iterator[Message]:
     """Messages that the template may be asked to write."""
     chance = random.Random(seed)
-    reads_reasoning = renderer.reader.reasoning is not None or _is_channels(renderer)
+    form = renderer.tool_format
+    reads_reasoning = renderer.reader.reasoning is not None or (form is not None and "is reasoning" in form.name)
 
     def text(most: int = 5) -> str:
         return "".join(chance.choice(_PIECES) for _ in range(chance.randint(0, most)))

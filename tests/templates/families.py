@@ -174,6 +174,25 @@ RECIPIENTS = (
 {%- if add_generation_prompt %}{{- '[a]<to>' }}{%- endif %}"""
 )
 RECIPIENTS_AS_TEXT = RECIPIENTS.replace("\\n[a]<to>", ">>>").replace("<msg>", "")
+ELEMENTS = (
+    _TOOLS
+    + """{%- macro attr(v) %}{{- v | replace('&', '&amp;') | replace('"', '&quot;') }}{%- endmacro %}
+{%- for m in messages %}
+    {%- if m.role == 'assistant' %}
+        {{- '[a]<open>think<end>' + (m.reasoning_content or '') + '<close>think<end>' }}
+        {{- '<open>say<end>' + (m.content or '') + '<close>say<end>' }}
+        {%- if m.tool_calls %}{{- '<open>tools<end>' }}
+        {%- for call in m.tool_calls %}
+            {{- '<open>call tool="' + attr(call.function.name) + '" index="' + (loop.index | string) + '"<end>' }}
+            {%- for k, v in call.function.arguments.items() %}
+            {{- '<open>arg key="' + attr(k) + '" type="' + ('string' if v is string else 'json') + '"<end>' }}
+            {{- (v if v is string else v | tojson) + '<close>arg<end>' }}
+            {%- endfor %}{{- '<close>call<end>' }}
+        {%- endfor %}{{- '<close>tools<end>' }}{%- endif %}{{- '<close>message<end>[e]' }}
+    {%- else %}{{- '[' + m.role[0] + ']' + (m.content or '') + '[e]' }}{%- endif %}
+{%- endfor %}
+{%- if add_generation_prompt %}{{- '[a]<open>think<end>' }}{%- endif %}"""
+)
 CHANNELS = (
     _TOOLS
     + """{%- for m in messages %}
@@ -401,6 +420,12 @@ FAMILIES = (
     ),
     Family(
         "quoted", framed_by(QUOTED), ("<q>", "<call>", "</call>"), "fields with quote markers in <call>…</call>"
+    ),
+    Family(
+        "elements",
+        ELEMENTS,
+        ("<open>", "<close>", "<end>"),
+        "elements (think is reasoning, typed xml parameters in tools)",
     ),
     Family(
         "channels",

@@ -86,6 +86,12 @@ class _PlainReader:
         return []
 
 
+def _format_reader(rules: ReadingRules, marks: Marks) -> FormatReader:
+    if rules.tools is None:
+        return _PlainReader(marks)
+    return rules.tools.start(rules.schemas, rules.tools.marks.of_ids(rules.prompt_tail, rules.tokenizer))
+
+
 class StreamingReader:
     """Reads one completion. Make one per completion; `finish` ends it."""
 
@@ -109,7 +115,7 @@ class StreamingReader:
         }
         last = rules.prompt_tail[-1] if rules.prompt_tail else None
         self._decoder = MarkedDecoder(marks, rules.tokenizer, last)
-        self._format: FormatReader = rules.tools.start(rules.schemas) if rules.tools else _PlainReader(marks)
+        self._format = _format_reader(rules, marks)
         self._held_stop: int | None = None
         self._held: list[str] = []
         self._calls = 0

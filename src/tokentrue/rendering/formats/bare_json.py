@@ -22,7 +22,7 @@ class BareJson:
     def name(self) -> str:
         return f"bare json with {self.keys.name_key!r} and {self.keys.arguments_key!r}"
 
-    def start(self, schemas: Schemas) -> _BareReader:
+    def start(self, schemas: Schemas, prompt: str = "") -> _BareReader:
         """A reader for one completion."""
         return _BareReader(self)
 

@@ -54,7 +54,7 @@ class Blocks:
         kind = "" if has_mark(self.opener) else " (plain text)"
         return f"{self.body.name} in {spelled}…{end}{kind}"
 
-    def start(self, schemas: Schemas) -> _BlockReader:
+    def start(self, schemas: Schemas, prompt: str = "") -> _BlockReader:
         """A reader for one completion."""
         return _BlockReader(self, schemas)
 

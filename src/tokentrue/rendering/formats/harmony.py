@@ -55,7 +55,7 @@ class Channels:
     def name(self) -> str:
         return f"channels ({self.reasoning_channel} is reasoning, calls to={self.recipient_prefix}…)"
 
-    def start(self, schemas: Schemas) -> _ChannelReader:
+    def start(self, schemas: Schemas, prompt: str = "") -> _ChannelReader:
         """A reader for one completion."""
         return _ChannelReader(self)
 

@@ -17,8 +17,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
+from tokentrue.rendering.formats.block_glue import common_prefix, common_suffix
 from tokentrue.rendering.formats.marks import Marks
 from tokentrue.rendering.formats.parsed import CallStatus, ParsedToolCall, Schemas, json_text
+from tokentrue.rendering.formats.probing import KEY, VALUE, Probes
 from tokentrue.rendering.formats.typed_values import property_schema, typed_value
 
 _Pairs: TypeAlias = list[tuple[str, str | None, str]]
@@ -43,6 +45,18 @@ class TypeWord:
         return rf"{_loose(self.before)}(?P<kind>\w+){_loose(self.after)}"
 
 
+def derive_type_word(probes: Probes, key_open: str, key_close: str) -> TypeWord | None:
+    """The word in which the tags of a text and of a number differ; None when they are the same."""
+    said = probes.said(probes.message(None, {KEY: VALUE, "n": 7}))
+    found = re.search(rf"{re.escape(key_open)}n(.*?)7", said, re.DOTALL) if said is not None else None
+    if found is None or found[1] == key_close:
+        return None
+    prefix = re.sub(r"\w+\Z", "", common_prefix(key_close, found[1]))
+    suffix = re.sub(r"\A\w+", "", common_suffix(key_close, found[1]))
+    word = key_close[len(prefix) : len(key_close) - len(suffix)]
+    return TypeWord(prefix, suffix, word) if re.fullmatch(r"\w+", word) else None
+
+
 @dataclass(frozen=True, slots=True)
 class Spacing:
     """The white space of one template: behind the name's tag, around a value, behind a value and the last one."""
@@ -65,6 +79,8 @@ class ParameterTags:
         value_close: Ends a value.
         spacing: The white space around them.
         type_word: Told by the tag itself instead of the tool's schema; then `key_close` is not looked at.
+        counter: The number in `name_close`, where the template counts its calls; a call may have any.
+        is_escaped: Names and keys are written with `&quot;` and `&amp;`.
     """
 
     call_open: str
@@ -75,6 +91,8 @@ class ParameterTags:
     value_close: str
     spacing: Spacing
     type_word: TypeWord | None = None
+    counter: str = ""
+    is_escaped: bool = False
 
     @property
     def name(self) -> str:
@@ -115,7 +133,7 @@ class ParameterTags:
             return ParsedToolCall(raw, CallStatus.UNCLOSED)
         inner = re.sub(rf"\A\s*{_loose(self.call_open)}", "", part)
         name_text, rest = self._split_name(inner)
-        name = marks.plain(name_text).strip()
+        name = self._word(name_text, marks).strip()
         if not name:
             return ParsedToolCall(raw, CallStatus.MISSING_NAME)
         schema = schemas.get(name)
@@ -124,7 +142,7 @@ class ParameterTags:
             return ParsedToolCall(raw, CallStatus.INVALID_JSON, name)
         values: dict[str, Any] = {}
         for key, kind, value in pairs:
-            plain_key, text = marks.plain(key), marks.plain(value)
+            plain_key, text = self._word(key, marks), marks.plain(value)
             if plain_key in values:
                 # One of the two values would be lost.
                 return ParsedToolCall(raw, CallStatus.INVALID_JSON, name)
@@ -136,12 +154,20 @@ class ParameterTags:
             return typed_value(text, schema)
         return text if kind == self.type_word.text_word else typed_value(text, None)
 
+    def _word(self, text: str, marks: Marks) -> str:
+        """A name or a key."""
+        plain = marks.plain(text)
+        return plain.replace("&quot;", '"').replace("&amp;", "&") if self.is_escaped else plain
+
     def _split_name(self, inner: str) -> tuple[str, str]:
-        enders = [text for text in (self.name_close, self.key_open, self.call_close) if text]
-        match = re.search("|".join(_loose(text) for text in enders), inner)
+        name_close = _loose(self.name_close)
+        if self.counter:
+            name_close = name_close.replace(self.counter, r"\d+", 1)
+        enders = [_loose(text) for text in (self.key_open, self.call_close) if text]
+        match = re.search("|".join([f"(?P<close>{name_close})", *enders] if name_close else enders), inner)
         if match is None:
             return inner, ""
-        consumed = match.end() if self.name_close and match.group().startswith(self.name_close) else match.start()
+        consumed = match.end() if match.groupdict().get("close") else match.start()
         return inner[: match.start()], inner[consumed:]
 
     def _read_pairs(self, rest: str, marks: Marks, schema: Mapping[str, Any] | None) -> _Pairs | None:

@@ -145,7 +145,7 @@ class BarePython:
     def name(self) -> str:
         return f"bare {self.body.name}"
 
-    def start(self, schemas: Schemas) -> _BarePythonReader:
+    def start(self, schemas: Schemas, prompt: str = "") -> _BarePythonReader:
         """A reader for one completion."""
         return _BarePythonReader(self, schemas)
 

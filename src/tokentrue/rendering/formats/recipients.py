@@ -49,7 +49,7 @@ class Recipients:
         kind = "" if has_mark(self.next_header) else " (plain text)"
         return f"messages to recipients ({self.everybody} is content){kind}"
 
-    def start(self, schemas: Schemas) -> _RecipientReader:
+    def start(self, schemas: Schemas, prompt: str = "") -> _RecipientReader:
         """A reader for one completion."""
         return _RecipientReader(self)
 

@@ -16,17 +16,16 @@ from tokentrue.rendering.formats.bare_json import BareJson
 from tokentrue.rendering.formats.block_glue import (
     BlockGlue,
     Surroundings,
-    common_prefix,
-    common_suffix,
     take_apart,
 )
 from tokentrue.rendering.formats.blocks import Blocks
+from tokentrue.rendering.formats.elements import elements
 from tokentrue.rendering.formats.gemma import QuotedFields
 from tokentrue.rendering.formats.harmony import Channels
 from tokentrue.rendering.formats.json_calls import JsonLines, JsonList, JsonObject, NamedJson
 from tokentrue.rendering.formats.marks import is_mark
 from tokentrue.rendering.formats.nested_tags import nested_tags
-from tokentrue.rendering.formats.parameters import ParameterTags, Spacing, TypeWord
+from tokentrue.rendering.formats.parameters import ParameterTags, Spacing, derive_type_word
 from tokentrue.rendering.formats.parsed import (
     CallKeys,
     CallStatus,
@@ -67,6 +66,7 @@ def derive_tool_format(probes: Probes) -> ToolFormat | None:
     """The template's grammar of tool calls, or None when none of the known grammars reads it back."""
     for recognise in (
         _channels,
+        elements,
         _json_calls,
         _named_json,
         _quoted_fields,
@@ -343,7 +343,7 @@ def _with_tags(probes: Probes, glue: BlockGlue, tags: tuple[str, str, str, str])
             behind_last=_space_before(glue.close_rest.removeprefix(trail + value_close)),
         ),
         value_close=value_close,
-        type_word=_type_word(probes, key_open, key_close),
+        type_word=derive_type_word(probes, key_open, key_close),
     )
     return glue.blocks(probes.marks, body)
 
@@ -354,18 +354,6 @@ def _space_before(text: str) -> str:
 
 def _space_behind(text: str) -> str:
     return text[len(text.rstrip()) :]
-
-
-def _type_word(probes: Probes, key_open: str, key_close: str) -> TypeWord | None:
-    """The word in which the tags of a text and of a number differ; None when they are the same."""
-    said = probes.said(probes.message(None, {KEY: VALUE, "n": 7}))
-    found = re.search(rf"{re.escape(key_open)}n(.*?)7", said, re.DOTALL) if said is not None else None
-    if found is None or found[1] == key_close:
-        return None
-    prefix = re.sub(r"\w+\Z", "", common_prefix(key_close, found[1]))
-    suffix = re.sub(r"\A\w+", "", common_suffix(key_close, found[1]))
-    word = key_close[len(prefix) : len(key_close) - len(suffix)]
-    return TypeWord(prefix, suffix, word) if re.fullmatch(r"\w+", word) else None
 
 
 def _recipients(probes: Probes) -> ToolFormat | None:

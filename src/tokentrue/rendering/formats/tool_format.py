@@ -45,8 +45,12 @@ class ToolFormat(Protocol):
         """The markers that it matches as ids."""
         ...
 
-    def start(self, schemas: Schemas) -> FormatReader:
-        """A reader for one completion."""
+    def start(self, schemas: Schemas, prompt: str = "") -> FormatReader:
+        """A reader for one completion.
+
+        Args:
+            prompt: The end of the prompt as marked text; empty where it is not at hand.
+        """
         ...
 
 

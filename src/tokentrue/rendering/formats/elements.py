@@ -1,0 +1,191 @@
+"""A completion as a row of elements: reasoning, content and the section of calls each have one (Kimi-K3).
+
+    [open NAME end] TEXT close NAME end   open NAME end TEXT close NAME end …
+
+`open`, `close` and `end` are markers, so that text which spells a tag is text. The generation prompt leaves an
+element open; which one is read off its end. The names of the elements are read off the template. A tag that is
+not known is text of the element in which it stands.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from tokentrue.rendering.formats.marks import Marks
+from tokentrue.rendering.formats.parameters import ParameterTags, Spacing, derive_type_word
+from tokentrue.rendering.formats.parsed import ReadPiece, Schemas, Spoken, SpokenKind
+from tokentrue.rendering.formats.probing import KEY, NAME, TEXT, THOUGHT, VALUE, Probes
+from tokentrue.rendering.formats.tool_format import CallBody
+
+
+@dataclass(frozen=True, slots=True)
+class Elements:
+    """The elements of one template, as marked text.
+
+    Args:
+        opener: Begins the tag that opens an element.
+        closer: Begins the tag that closes one.
+        end: Ends a tag.
+        reasoning, content, calls: The names of the elements; calls are read by `body`.
+        outer: Names of elements around all of them, whose closing tags carry nothing.
+        left_open: The element that the generation prompt leaves open, where a prompt is not at hand.
+    """
+
+    marks: Marks
+    opener: str
+    closer: str
+    end: str
+    reasoning: str
+    content: str
+    calls: str
+    outer: frozenset[str]
+    left_open: str
+    body: CallBody
+
+    @property
+    def name(self) -> str:
+        return f"elements ({self.reasoning} is reasoning, {self.body.name} in {self.calls})"
+
+    @property
+    def known(self) -> frozenset[str]:
+        """The names of the elements that are read."""
+        return frozenset({self.reasoning, self.content, self.calls})
+
+    def start(self, schemas: Schemas, prompt: str = "") -> _ElementReader:
+        """A reader for one completion."""
+        return _ElementReader(self, schemas, prompt)
+
+
+class _ElementReader:
+    def __init__(self, form: Elements, schemas: Schemas, prompt: str) -> None:
+        self._form = form
+        self._schemas = schemas
+        self._find_mark = re.compile(f"[{form.opener}{form.closer}{form.end}]")
+        self._element = _left_open(form, prompt)
+        self._tag: list[str] = []
+        self._section: list[str] = []
+        self._is_fresh = True
+        self._had: set[SpokenKind] = set()
+
+    @property
+    def reasoning_is_open(self) -> bool:
+        return self._element == self._form.reasoning
+
+    def feed(self, text: str) -> list[ReadPiece]:
+        pieces: list[ReadPiece] = []
+        position = 0
+        for match in self._find_mark.finditer(text):
+            before, mark, position = text[position : match.start()], match.group(), match.end()
+            if not self._tag:
+                pieces += self._said(before)
+            else:
+                self._tag.append(before)
+            if mark != self._form.end:
+                pieces += self._said(self._taken())  # a tag that was never ended
+                self._tag = [mark]
+            elif self._tag:
+                pieces += self._read_tag(self._taken())
+            else:
+                pieces += self._said(mark)
+        if self._tag:
+            self._tag.append(text[position:])
+            return pieces
+        return pieces + self._said(text[position:])
+
+    def finish(self, *, stopped: bool) -> list[ReadPiece]:
+        half = self._taken()
+        tags = [self._form.closer + name for name in (*self._form.known, *self._form.outer)]
+        if self._element != self._form.calls:
+            tags += [self._form.opener + name for name in self._form.known]
+        pieces = [] if half and any(tag.startswith(half) for tag in tags) else self._said(half)
+        return pieces + self._end_section(closed=False)
+
+    def _taken(self) -> str:
+        tag, self._tag = "".join(self._tag), []
+        return tag
+
+    def _read_tag(self, tag: str) -> list[ReadPiece]:
+        """What a whole tag, without its end, changes."""
+        form, name = self._form, tag[1:].strip()
+        if tag[0] == form.opener and name in form.known:
+            pieces = self._end_section(closed=False)
+            self._element, self._is_fresh = name, True
+            return pieces
+        if tag[0] == form.closer and name == self._element:
+            pieces = self._end_section(closed=True)
+            self._element = None
+            return pieces
+        if tag[0] == form.closer and self._element is None and name in form.known | form.outer:
+            return []
+        return self._said(tag + form.end)
+
+    def _end_section(self, *, closed: bool) -> list[ReadPiece]:
+        if self._element != self._form.calls:
+            return []
+        body, self._section, self._element = "".join(self._section), [], None
+        return list(self._form.body.read(body, self._form.marks, self._schemas, closed=closed))
+
+    def _said(self, text: str) -> list[ReadPiece]:
+        if not text:
+            return []
+        if self._element == self._form.calls:
+            self._section.append(text)
+            return []
+        kind = SpokenKind.REASONING if self.reasoning_is_open else SpokenKind.CONTENT
+        # A second element of one kind is a paragraph of its own.
+        joint = "\n" if self._is_fresh and kind in self._had else ""
+        self._is_fresh = False
+        self._had.add(kind)
+        return [Spoken(kind, joint + self._form.marks.plain(text))]
+
+
+def _left_open(form: Elements, prompt: str) -> str | None:
+    """The element that is open where the completion begins."""
+    at = prompt.rfind(form.opener)
+    if at < 0:
+        return form.left_open
+    name, ended, behind = prompt[at + 1 :].partition(form.end)
+    is_open = ended and form.closer not in behind and name.strip() in form.known
+    return name.strip() if is_open else None
+
+
+def elements(probes: Probes) -> Elements | None:
+    """The elements that a template writes, found in known messages; None where it writes none."""
+    thinking = probes.said_with_reasoning()
+    one = probes.ended(probes.message(None, {KEY: VALUE}))
+    mark, word = r"[\ud800-\udfff]", r"[^\ud800-\udfff]*"
+    spoken = thinking and re.match(
+        rf"{THOUGHT}(?P<closer>{mark})(?P<reasoning>\w+)(?P<end>{mark})(?P<opener>{mark})(?P<content>\w+)(?P=end)"
+        rf"{TEXT}(?P=closer)(?P=content)(?P=end)",
+        thinking,
+    )
+    if not spoken or one is None:
+        return None
+    opener, closer, end = spoken["opener"], spoken["closer"], spoken["end"]
+    called = re.search(
+        rf"{opener}(?P<calls>\w+){end}(?P<call_open>{opener}{word}){NAME}(?P<name_close>{word}{end})"
+        rf"(?P<key_open>{opener}{word}){KEY}(?P<key_close>{word}{end}){VALUE}(?P<value_close>{closer}{word}{end})"
+        rf"(?P<call_close>{closer}{word}{end}){closer}(?P=calls){end}(?P<outer>.*)",
+        one,
+        re.DOTALL,
+    )
+    if called is None:
+        return None
+    escaped = probes.said(probes.message(None, {f'{KEY}"&': VALUE}))
+    number = re.search(r"\d+", called["name_close"])
+    body = ParameterTags(
+        call_open=called["call_open"],
+        call_close=called["call_close"],
+        name_close=called["name_close"],
+        key_open=called["key_open"],
+        key_close=called["key_close"],
+        value_close=called["value_close"],
+        spacing=Spacing("", "", "", "", ""),
+        type_word=derive_type_word(probes, called["key_open"], called["key_close"]),
+        counter=number.group() if number is not None else "",
+        is_escaped=escaped is not None and f"{KEY}&quot;&amp;" in escaped,
+    )
+    outer = frozenset(re.findall(rf"{closer}(\w+){end}", called["outer"]))
+    names = spoken["reasoning"], spoken["content"], called["calls"]
+    return Elements(probes.marks, opener, closer, end, *names, outer, spoken["reasoning"], body)
