@@ -52,6 +52,16 @@ CODER = (
     + _V
     + """ + '\\n</parameter>\\n' }}{%- endfor %}{{- '</function>\\n</tool_call>' }}{%- endfor %}"""
 )
+QUOTED_TAGS = (
+    _SAY
+    + _CALLS
+    + """{%- if m.content or not loop.first %}{{- '\\n' }}{%- endif %}{{- '<call name="' + f.name + '">' }}"""
+    + _ARGS
+    + """{{- '<arg name="' + k + '">' }}
+    {%- if v is string and ('<' in v or '&' in v or '\\n' in v) %}{{- '<![CDATA[' + v + ']]>' }}
+    {%- else %}{{- v if v is string else v | tojson }}{%- endif %}{{- '</arg>' }}{%- endfor %}
+    {{- '</call>' }}{%- endfor %}"""
+)
 PYTHONIC_CODER = CODER.replace("v | tojson", "v | string")
 INVOKE = (
     _SAY
@@ -302,6 +312,13 @@ FAMILIES = (
     Family("opened_once", framed_by(OPENED_ONCE), _TAGS, "json in <tool_call>…</tool_call>"),
     Family("coder", framed_by(CODER), _TAGS, "xml parameters in <tool_call>…</tool_call>"),
     Family("pythonic_coder", framed_by(PYTHONIC_CODER), _TAGS, "xml parameters in <tool_call>…</tool_call>"),
+    Family(
+        "quoted_tags",
+        framed_by(QUOTED_TAGS),
+        (),
+        'xml parameters in <call name="…</call> (plain text)',
+        spelled="<",
+    ),
     Family("invoke", framed_by(INVOKE), ("<calls>", "</calls>"), "xml parameters in <calls>…</calls>"),
     Family("key_value", framed_by(KEY_VALUE), (*_TAGS, *_ARG), "key/value tags in <tool_call>…</tool_call>"),
     Family(

@@ -144,7 +144,10 @@ def _last_word(text: str) -> tuple[str, str | None]:
     words = list(re.finditer(r"\S+", text))
     if not words:
         return text, None
-    return text[: words[-1].start()], words[-1].group()
+    # Of tags without white space between them, the last one (MiniCPM5).
+    tag = re.search(r"</[^<>]*>\Z", words[-1].group())
+    start = words[-1].start() + (tag.start() if tag is not None else 0)
+    return text[:start], text[start : words[-1].end()]
 
 
 def _aligned(shared: str, whole: str) -> str:

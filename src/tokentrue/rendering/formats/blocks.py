@@ -35,6 +35,7 @@ class Blocks:
         sections: Markers around all blocks; they carry nothing.
         body: The grammar inside a block.
         continued_by: How a body begins, where the template opens only the first of several blocks; else empty.
+        quote: What opens and what closes text inside a block that may spell its closer; None where nothing does.
     """
 
     marks: Marks
@@ -46,6 +47,7 @@ class Blocks:
     sections: frozenset[str]
     body: CallBody
     continued_by: str = ""
+    quote: tuple[str, str] | None = None
 
     @property
     def name(self) -> str:
@@ -65,15 +67,17 @@ class _BlockReader:
         self._schemas = schemas
         self._held = ""
         self._block: list[str] = []
-        self._in_block = False
+        self._in_block = self._in_quote = False
         self._is_first = True
         self._released = not form.lead
         self._outer = (form.opener, *sorted(form.sections))
         # A text opener inside a block is text of an argument; a marker there means that the block was left.
         reopens = form.closer is None or has_mark(form.opener)
         inner = [t for t in (form.closer, form.opener if reopens else None) if t is not None]
-        self._split = max(map(len, inner)) - 1
-        self._find_outer, self._find_inner = _any_of(self._outer), _any_of(inner)
+        quote = form.quote or ()
+        self._split = max(map(len, [*inner, *quote])) - 1
+        self._find_outer, self._find_inner = _any_of(self._outer), _any_of([*inner, *quote[:1]])
+        self._find_unquote = _any_of(quote[1:])
 
     @property
     def reasoning_is_open(self) -> bool:
@@ -86,10 +90,14 @@ class _BlockReader:
         while True:
             if not self._in_block and self._is_continued(held, position):
                 self._in_block = True
-            match = (self._find_inner if self._in_block else self._find_outer).search(held, position)
+            match = self._find().search(held, position)
             if match is None:
                 break
             before, marker, position = held[position : match.start()], match.group(), match.end()
+            if self._in_quote or (self._form.quote is not None and marker == self._form.quote[0]):
+                self._block.append(before + marker)
+                self._in_quote = not self._in_quote
+                continue
             if self._in_block:
                 closed = self._form.closer is None or marker == self._form.closer
                 pieces += self._read_block(before, closed=closed)
@@ -113,6 +121,12 @@ class _BlockReader:
         if not self._is_first and not self._released and held in self._form.dropped:
             return []
         return self._said(held)
+
+    def _find(self) -> re.Pattern[str]:
+        """What is looked for where the completion stands."""
+        if self._in_quote:
+            return self._find_unquote
+        return self._find_inner if self._in_block else self._find_outer
 
     def _is_continued(self, held: str, position: int) -> bool:
         """Whether a block begins here that the template opens only once."""

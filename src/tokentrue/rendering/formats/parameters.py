@@ -18,13 +18,16 @@ from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 from tokentrue.rendering.formats.block_glue import common_prefix, common_suffix
-from tokentrue.rendering.formats.marks import Marks
+from tokentrue.rendering.formats.marks import Marks, is_mark
 from tokentrue.rendering.formats.parsed import CallStatus, ParsedToolCall, Schemas, json_text
 from tokentrue.rendering.formats.probing import KEY, VALUE, Probes
-from tokentrue.rendering.formats.typed_values import property_schema, typed_value
+from tokentrue.rendering.formats.typed_values import property_schema, typed_value, types_of
 
 _Pairs: TypeAlias = list[tuple[str, str | None, str]]
 """A key, the type word of its tag, and the value, as marked text."""
+
+_QUOTED = "quoted text"
+"""In the place of a type word."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +60,15 @@ def derive_type_word(probes: Probes, key_open: str, key_close: str) -> TypeWord 
     return TypeWord(prefix, suffix, word) if re.fullmatch(r"\w+", word) else None
 
 
+def derive_quote(probes: Probes, key_close: str, value_close: str) -> tuple[str, str] | None:
+    """What stands around a value that looks like a tag, and around no other one; None where nothing does."""
+    hard = f"{VALUE}<&\n{VALUE}"
+    said = probes.said(probes.message(None, {KEY: hard}))
+    around = rf"{re.escape(key_close)}(?P<open>\S+?){re.escape(hard)}(?P<close>\S+?){re.escape(value_close)}"
+    found = re.search(around, said) if said is not None else None
+    return (found["open"], found["close"]) if found is not None else None
+
+
 @dataclass(frozen=True, slots=True)
 class Spacing:
     """The white space of one template: behind the name's tag, around a value, behind a value and the last one."""
@@ -81,6 +93,7 @@ class ParameterTags:
         type_word: Told by the tag itself instead of the tool's schema; then `key_close` is not looked at.
         counter: The number in `name_close`, where the template counts its calls; a call may have any.
         is_escaped: Names and keys are written with `&quot;` and `&amp;`.
+        quote: What opens and closes a text that may spell tags (`<![CDATA[`, `]]>`); None where nothing does.
     """
 
     call_open: str
@@ -93,11 +106,13 @@ class ParameterTags:
     type_word: TypeWord | None = None
     counter: str = ""
     is_escaped: bool = False
+    quote: tuple[str, str] | None = None
 
     @property
     def name(self) -> str:
         kind = "typed " if self.type_word is not None else ""
-        return kind + ("xml parameters" if self.call_open else "key/value tags")
+        has_tag_for_key = self.key_open.endswith(">") or is_mark(self.key_open[-1:])
+        return kind + ("key/value tags" if has_tag_for_key and not self.call_open else "xml parameters")
 
     def read(self, body: str, marks: Marks, schemas: Schemas, *, closed: bool) -> tuple[ParsedToolCall, ...]:
         """Every call in a block; one that was cut off is `UNCLOSED`."""
@@ -150,6 +165,9 @@ class ParameterTags:
         return ParsedToolCall(raw, CallStatus.OK, name, json_text(values))
 
     def _value(self, text: str, kind: str | None, schema: Mapping[str, Any] | None) -> Any:
+        if kind == _QUOTED:
+            types = types_of(schema)
+            return text if not types or "string" in types else typed_value(text, schema)
         if self.type_word is None:
             return typed_value(text, schema)
         return text if kind == self.type_word.text_word else typed_value(text, None)
@@ -176,7 +194,7 @@ class ParameterTags:
         if exact is None:
             return self._pairs(rest, is_exact=False)
         spelled = re.compile(rf"{_loose(self.value_close)}\s*{_loose(self.key_open)}")
-        if not any(spelled.search(value) for _, _, value in exact):
+        if not any(spelled.search(value) for _, kind, value in exact if kind != _QUOTED):
             return exact
         # Text that spells tags, or respaced tags: the latter where a key is required that only they have.
         respaced = self._pairs(rest, is_exact=False) or []
@@ -195,8 +213,14 @@ class ParameterTags:
             behind = rf"{behind}|{re.escape(self.spacing.behind_last)}(?:{last})"
         else:
             lead, trail, behind = rf"(?:{lead})?", rf"(?:{trail})?", rf"\s*(?:{key_open}|{last})"
+        value = rf"{lead}(?P<value>.*?){trail}"
+        if self.quote is not None:
+            opened, closed = map(re.escape, self.quote)
+            free = "" if is_exact else r"\s*"
+            quoted = rf"{lead}{free}{opened}(?P<quoted>.*?){closed}{free}{trail}"
+            value = rf"(?:{quoted}|(?!{free}{opened}){value})"
         pair = re.compile(
-            rf"\s*{key_open}(?>(?P<key>.*?){key_close}){lead}(?P<value>.*?){trail}"
+            rf"\s*{key_open}(?>(?P<key>.*?){key_close}){value}"
             rf"{_loose(self.value_close)}(?={behind})",
             re.DOTALL,
         )
@@ -209,7 +233,10 @@ class ParameterTags:
             match = pair.match(rest, position)
             if match is None:
                 return None
-            pairs.append((match["key"].strip(), match.groupdict().get("kind"), match["value"]))
+            groups = match.groupdict()
+            is_quoted = groups.get("quoted") is not None
+            kind, text = (_QUOTED, groups["quoted"]) if is_quoted else (groups.get("kind"), groups["value"])
+            pairs.append((match["key"].strip(), kind, text))
             position = match.end()
         return pairs
 

@@ -25,7 +25,7 @@ from tokentrue.rendering.formats.harmony import Channels
 from tokentrue.rendering.formats.json_calls import JsonLines, JsonList, JsonObject, NamedJson
 from tokentrue.rendering.formats.marks import is_mark
 from tokentrue.rendering.formats.nested_tags import nested_tags
-from tokentrue.rendering.formats.parameters import ParameterTags, Spacing, derive_type_word
+from tokentrue.rendering.formats.parameters import ParameterTags, Spacing, derive_quote, derive_type_word
 from tokentrue.rendering.formats.parsed import (
     CallKeys,
     CallStatus,
@@ -325,6 +325,9 @@ def _parameter_tags(probes: Probes) -> ToolFormat | None:
 
 def _with_tags(probes: Probes, glue: BlockGlue, tags: tuple[str, str, str, str]) -> ToolFormat | None:
     name_close, key_open, key_close, value_end = tags
+    if re.fullmatch(r"<[^<>\s]+", glue.opener) and re.fullmatch(r"\s[^<>]+", glue.open_rest):
+        # Half a tag of ordinary text would be an opener that text often spells: the whole of it opens a call.
+        glue = replace(glue, opener=glue.opener + glue.open_rest, open_rest="")
     value_close = value_end.strip()
     trail = _space_before(value_end)
     if not value_close or not key_close.strip() or not glue.close_rest.startswith(trail + value_close):
@@ -344,8 +347,9 @@ def _with_tags(probes: Probes, glue: BlockGlue, tags: tuple[str, str, str, str])
         ),
         value_close=value_close,
         type_word=derive_type_word(probes, key_open, key_close),
+        quote=derive_quote(probes, key_close, value_end),
     )
-    return glue.blocks(probes.marks, body)
+    return replace(glue.blocks(probes.marks, body), quote=body.quote)
 
 
 def _space_before(text: str) -> str:
