@@ -218,6 +218,23 @@ CHANNELS = (
 {%- endfor %}
 {%- if add_generation_prompt %}{{- '<start>assistant' }}{%- endif %}"""
 )
+ADDRESSED = (
+    _TOOLS
+    + """{%- for m in messages %}
+    {%- if m.role == 'assistant' %}
+        {%- if m.reasoning_content %}
+            {{- '<start>assistant to=self<message>' + m.reasoning_content + '<end>' }}
+        {%- endif %}
+        {%- for call in m.tool_calls or [] %}{%- set f = call.function %}
+            {{- '<start>assistant to=' + f.name + '<message><calls>\\n<f:call name="' + f.name + '">\\n' }}
+            {%- for k, v in f.arguments.items() %}
+            {{- '<f:arg name="' + k + '">' + (v if v is string else v | tojson) + '</f:arg>\\n' }}{%- endfor %}
+            {{- '</f:call>\\n</calls>' + ('[e]' if loop.last else '<end>') }}
+        {%- else %}{{- '<start>assistant to=all<message>' + m.content + '[e]' }}{%- endfor %}
+    {%- else %}{{- '<start>' + m.role + '<message>' + m.content + '<end>' }}{%- endif %}
+{%- endfor %}
+{%- if add_generation_prompt %}{{- '<start>assistant' }}{%- endif %}"""
+)
 
 TRAILED = (
     "{{- m.content or '' }}"
@@ -437,6 +454,13 @@ FAMILIES = (
     ),
     Family(
         "quoted", framed_by(QUOTED), ("<q>", "<call>", "</call>"), "fields with quote markers in <call>…</call>"
+    ),
+    Family(
+        "addressed",
+        ADDRESSED,
+        ("<start>", "<message>", "<end>"),
+        "channels (self is reasoning, calls to=…, xml parameters)",
+        text_beside_calls=False,
     ),
     Family(
         "elements",

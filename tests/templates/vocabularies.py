@@ -89,10 +89,11 @@ VOCABULARIES = (
     Vocabulary("<|message_sep|>", ("<|message_sep|>",), is_guessed=True),
     Vocabulary("<|begin_assistant|>", ("<|end|>",), ("<tool_calls>", "</tool_calls>")),
     Vocabulary("<|tool_result|>", ("<|end|>",)),
-    Vocabulary("<|eom|>", ("<|eot|>", "<|eom|>"), is_guessed=True),
+    Vocabulary("<|eom|>", ("<|end_of_text|>", "<|eot|>"), ("<|end_of_text|>",)),
     Vocabulary("<|Bot|>", ("<｜end▁of▁sentence｜>",), is_guessed=True),
     Vocabulary("<<SYS>>", ("</s>",), ("<image>",), plain=("[INST]", "[/INST]")),
     Vocabulary("<tool_def_sep>", ("<|im_end|>",), ("<tool_sep>", "<tool_def_sep>"), is_guessed=True),
+    Vocabulary("<REKA_IMG_TOKEN>", ("<sep>",), ("<sep>",), is_guessed=True),
     Vocabulary("dsml_token", ("<｜end▁of▁sentence｜>",), ("｜DSML｜",)),
 )
 """The first whose mark a template holds is its family's."""

@@ -4,13 +4,14 @@
 
 What the analysis channel says is reasoning; a message to a recipient is a call with JSON arguments, written
 `to=functions.NAME` before or behind the channel; everything else is content. Which channel is reasoning, and
-how a recipient is written, is read off the template.
+how a recipient is written, is read off the template. Where there are no channels (Muse Glimmer) the recipient
+tells all: reasoning is to one of them, content to another, and a call may have a grammar of its own.
 """
 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from tokentrue.rendering.formats.marks import Marks
 from tokentrue.rendering.formats.parsed import (
@@ -23,9 +24,19 @@ from tokentrue.rendering.formats.parsed import (
     is_ended_json,
     is_json,
 )
+from tokentrue.rendering.formats.tool_format import CallBody
 
 _MOST_TYPES = 2
 """Behind the channel mark: the channel's name, and perhaps what the body is written in (`json`)."""
+
+
+@dataclass(frozen=True, slots=True)
+class CallBlock:
+    """How the body of a call is written where it is not JSON: `opener BODY closer`, in ordinary text."""
+
+    opener: str
+    closer: str
+    body: CallBody
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,11 +46,13 @@ class Channels:
     Args:
         start_mark: Begins a further message; its role follows.
         role: Who writes a completion; what another one says is kept with its header.
-        channel: Before the channel's name in a header.
+        channel: Before the channel's name in a header; empty where there are no channels.
         message: Ends the header.
         ends: Each of them ends a message.
-        reasoning_channel: The channel of reasoning.
+        reasoning_channel: The channel of reasoning, or its recipient where there are no channels.
         recipient_prefix: Before a tool's name in a recipient (`functions.`).
+        everybody: The recipient of content, where there are no channels.
+        block: How a call is written where it is not JSON.
     """
 
     marks: Marks
@@ -50,19 +63,28 @@ class Channels:
     ends: frozenset[str]
     reasoning_channel: str
     recipient_prefix: str
+    everybody: str = ""
+    block: CallBlock | None = None
 
     @property
     def name(self) -> str:
-        return f"channels ({self.reasoning_channel} is reasoning, calls to={self.recipient_prefix}…)"
+        written = f", {self.block.body.name}" if self.block is not None else ""
+        return f"channels ({self.reasoning_channel} is reasoning, calls to={self.recipient_prefix}…{written})"
+
+    @property
+    def no_tools(self) -> frozenset[str]:
+        """Recipients that are no tools. A tool's result is addressed to the assistant, and is no call."""
+        return frozenset({"assistant"} if self.channel else {"assistant", self.everybody, self.reasoning_channel})
 
     def start(self, schemas: Schemas, prompt: str = "") -> _ChannelReader:
         """A reader for one completion."""
-        return _ChannelReader(self)
+        return _ChannelReader(self, schemas)
 
 
 class _ChannelReader:
-    def __init__(self, form: Channels) -> None:
+    def __init__(self, form: Channels, schemas: Schemas) -> None:
         self._form = form
+        self._schemas = schemas
         self._header: list[str] = []
         self._body: list[str] = []
         self._is_started = False
@@ -109,14 +131,20 @@ class _ChannelReader:
 
     def _bodiless(self, header: str) -> list[ReadPiece]:
         """A header that never got its message: a call that was begun, or perhaps text."""
-        if self._recipient_in(header) is not None:
+        recipient = self._recipient_in(header)
+        may_be_text = not self._form.channel and any(
+            word.startswith(recipient or "") for word in self._form.no_tools
+        )
+        if recipient is not None and not may_be_text:
             return [ParsedToolCall(self._form.marks.plain(header), CallStatus.UNCLOSED)]
         return self._stray(header)
 
     def _open_body(self, header: str) -> list[ReadPiece]:
         pieces = self._stray(header)
-        _, _, behind = header.rpartition(self._form.channel)
-        channel = behind.split()[0] if self._form.channel in header and behind.split() else ""
+        _, behind = self._halves(header)
+        channel = behind.split()[0] if behind.split() else ""
+        if not self._form.channel:
+            channel = _addressed(header) or ""
         self._recipient = self._recipient_in(header)
         is_reasoning = channel == self._form.reasoning_channel
         self._kind = SpokenKind.REASONING if is_reasoning else SpokenKind.CONTENT
@@ -127,15 +155,20 @@ class _ChannelReader:
 
     def _stray(self, header: str) -> list[ReadPiece]:
         """What is no header: text, where other words stand than the role, a recipient, a channel and a type."""
-        before, _, behind = header.rpartition(self._form.channel)
-        if self._form.channel not in header:
-            before, behind = header, ""
-        roles, types = ([word for word in part.split() if "to=" not in word] for part in (before, behind))
+        parts = self._halves(header)
+        roles, types = ([word for word in part.split() if "to=" not in word] for part in parts)
         is_header = not roles or (self._is_started and roles == [self._form.role])
         if is_header and len(types) <= _MOST_TYPES:
             return []
         self._kind, self._is_fresh = SpokenKind.CONTENT, True
         return self._said(header)
+
+    def _halves(self, header: str) -> tuple[str, str]:
+        """A header before and behind the channel's mark."""
+        if not self._form.channel or self._form.channel not in header:
+            return header, ""
+        before, _, behind = header.rpartition(self._form.channel)
+        return before, behind
 
     def _more(self, text: str) -> list[ReadPiece]:
         if self._kind is not None:
@@ -148,17 +181,28 @@ class _ChannelReader:
         if self._kind is not None:
             return []
         body, self._body = "".join(self._body), []
-        return [self._call(body, closed=closed)]
+        name = (self._recipient or "").removeprefix(self._form.recipient_prefix)
+        if self._form.block is not None:
+            return self._block_calls(name, body, self._form.block, closed=closed)
+        return [self._call(name, body, closed=closed)]
 
     def _recipient_in(self, header: str) -> str | None:
-        match = re.search(r"(?:\A|\s|[\ud800-\udfff])to=([^\s\ud800-\udfff]+)", header)
-        found = match.group(1) if match is not None else None
-        # A tool's result is addressed to the assistant; a completion that writes one is no call.
-        return found if found != "assistant" else None
+        found = _addressed(header)
+        return found if found not in self._form.no_tools else None
 
-    def _call(self, body: str, *, closed: bool) -> ParsedToolCall:
+    def _block_calls(self, name: str, body: str, block: CallBlock, *, closed: bool) -> list[ReadPiece]:
+        text, marks = body.strip(), self._form.marks
+        if not text.startswith(block.opener):
+            return [
+                ParsedToolCall(marks.plain(body), CallStatus.INVALID_JSON if closed else CallStatus.UNCLOSED, name)
+            ]
+        inner = text.removeprefix(block.opener)
+        is_whole = closed or inner.endswith(block.closer)
+        calls = block.body.read(inner.removesuffix(block.closer), marks, self._schemas, closed=is_whole)
+        return [call if call.name is not None or is_whole else replace(call, name=name) for call in calls]
+
+    def _call(self, name: str, body: str, *, closed: bool) -> ParsedToolCall:
         raw = self._form.marks.plain(body)
-        name = (self._recipient or "").removeprefix(self._form.recipient_prefix)
         if not closed and not is_ended_json(raw):
             return ParsedToolCall(raw, CallStatus.UNCLOSED, name or None)
         if not name:
@@ -175,3 +219,9 @@ class _ChannelReader:
         self._is_fresh = False
         self._had.add(self._kind)
         return [Spoken(self._kind, joint + self._form.marks.plain(text))]
+
+
+def _addressed(header: str) -> str | None:
+    """The recipient that a header names."""
+    match = re.search(r"(?:\A|\s|[\ud800-\udfff])to=([^\s\ud800-\udfff]+)", header)
+    return match.group(1) if match is not None else None

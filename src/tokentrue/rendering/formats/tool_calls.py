@@ -21,7 +21,7 @@ from tokentrue.rendering.formats.block_glue import (
 from tokentrue.rendering.formats.blocks import Blocks
 from tokentrue.rendering.formats.elements import elements
 from tokentrue.rendering.formats.gemma import QuotedFields
-from tokentrue.rendering.formats.harmony import Channels
+from tokentrue.rendering.formats.harmony import CallBlock, Channels
 from tokentrue.rendering.formats.json_calls import JsonLines, JsonList, JsonObject, NamedJson
 from tokentrue.rendering.formats.marks import is_mark
 from tokentrue.rendering.formats.nested_tags import nested_tags
@@ -66,6 +66,7 @@ def derive_tool_format(probes: Probes) -> ToolFormat | None:
     """The template's grammar of tool calls, or None when none of the known grammars reads it back."""
     for recognise in (
         _channels,
+        _addressed_messages,
         elements,
         _json_calls,
         _named_json,
@@ -403,4 +404,36 @@ def _channels(probes: Probes) -> ToolFormat | None:
         ends=frozenset(end for end in ends if is_mark(end)),
         reasoning_channel=framed["reasoning"],
         recipient_prefix=addressed["prefix"],
+    )
+
+
+def _addressed_messages(probes: Probes) -> ToolFormat | None:
+    """` to=NAME message TEXT` for text, for reasoning and for calls; only the recipient tells them apart."""
+    thinking = probes.said_with_reasoning()
+    mark = r"[\ud800-\udfff]"
+    found = thinking and re.match(
+        rf" to=(?P<reasoning>\w+)(?P<message>{mark}){THOUGHT}(?P<end>{mark})"
+        rf"(?P<start>{mark})(?P<role>\w+) to=(?P<everybody>\w+)(?P=message){TEXT}",
+        thinking,
+    )
+    if not found:
+        return None
+    # A further call is a message of its own.
+    lone = replace(
+        probes, frames=((f" to={NAME}{found['message']}", ""),), stops=frozenset({*probes.stops, found["end"]})
+    )
+    block = _parameter_tags(lone)
+    if not isinstance(block, Blocks) or block.closer is None:
+        return None
+    return Channels(
+        probes.marks,
+        start_mark=found["start"],
+        role=found["role"],
+        channel="",
+        message=found["message"],
+        ends=frozenset(end for end in (found["end"], *probes.stops) if is_mark(end)),
+        reasoning_channel=found["reasoning"],
+        recipient_prefix="",
+        everybody=found["everybody"],
+        block=CallBlock(block.opener, block.closer, block.body),
     )
