@@ -124,3 +124,12 @@ def test_a_frame_may_only_stand_behind_the_text() -> None:
     assert [len(frame.after) for frame in renderer.reader.frames] == [1]
     for text, content in (("Yes.</say>[e]", "Yes."), ("Yes.</say> No", "Yes.</say> No"), ("Ye", "Ye")):
         assert renderer.parse_response(renderer.tokenizer.encode(text)).content == content
+
+
+def test_what_stands_behind_the_text_is_found_also_where_history_begins_it_with_white_space() -> None:
+    """Reka-Edge: the space is what a model samples behind the colon, and the lines are the template's."""
+    family = Family("spaced_text", framed_by("{{- ' ' + (m.content or '') + '\\n\\n' }}"), (), "", reasoning=False)
+    renderer = family_renderer(family)
+    assert [(frame.before, frame.after) for frame in renderer.reader.frames] == [((), ("\n\n",))]
+    for text, content in ((" Yes.\n\n[e]", " Yes."), ("Yes.\n\n[e]", "Yes."), (" Yes.\n\nNo", " Yes.\n\nNo")):
+        assert renderer.parse_response(renderer.tokenizer.encode(text)).content == content

@@ -116,7 +116,8 @@ def _thought(text: str) -> Message:
 
 def _is_read(probes: Probes, message: Message, frames: tuple[Frame, ...], read: ReadContent) -> bool:
     found = probes.prompt_and_completion(message)
-    return found is not None and read(frames, *found) == message.content
+    # White space before the text, where history has it and the generation prompt has not, is what a model samples.
+    return found is not None and read(frames, *found).lstrip() == message.content
 
 
 def _frame_around(probes: Probes, message: Message, text: str) -> Frame | None:
