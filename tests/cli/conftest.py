@@ -2,30 +2,57 @@
 
 from __future__ import annotations
 
+import atexit
 import json
 import os
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import cache
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import ClassVar
+from typing import IO, ClassVar
 
 import pytest
+
+from cli.nursery import WITHIN_S, Nursery
 
 COMMAND = [sys.executable, "-W", "error", "-m", "tokentrue"]
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
 
 
-def run_command(*args: object, **options: object) -> subprocess.CompletedProcess[str]:
-    """`tokentrue` with these arguments; what it printed and its exit code."""
-    environment = {**os.environ, "COLUMNS": "100", **options.pop("env", {})}
-    settings = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **options}
+@cache
+def _nursery() -> Nursery:
+    nursery = Nursery()
+    atexit.register(nursery.close)
+    return nursery
+
+
+def run_command(
+    *args: object,
+    env: Mapping[str, str] | None = None,
+    stdout: IO[str] | int = subprocess.PIPE,
+    anew: bool = False,
+) -> subprocess.CompletedProcess[str]:
+    """`tokentrue` with these arguments; what it printed and its exit code.
+
+    Args:
+        anew: Nothing is imported beforehand, and Python hashes strings in an order of this process' own.
+    """
+    told, environment = [str(arg) for arg in args], {**os.environ, "COLUMNS": "100", **(env or {})}
+    if not anew:
+        return _nursery().run(told, environment, stdout if isinstance(stdout, int) else stdout.fileno())
     return subprocess.run(
-        [*COMMAND, *map(str, args)], text=True, check=False, timeout=120, env=environment, **settings
+        [*COMMAND, *told],
+        text=True,
+        check=False,
+        timeout=WITHIN_S,
+        env=environment,
+        stdout=stdout,
+        stderr=subprocess.PIPE,
     )
 
 

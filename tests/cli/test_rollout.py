@@ -44,7 +44,7 @@ def test_the_policy_for_spelled_markers_is_recorded_and_found_again(tmp_path: Pa
 
 def test_the_seed_decides_every_id(tmp_path: Path) -> None:
     def ids(name: str, *args: object) -> list[list[int]]:
-        done = run_command("rollout", "--env", "shop", *SHORT, *args, "--out", tmp_path / name)
+        done = run_command("rollout", "--env", "shop", *SHORT, *args, "--out", tmp_path / name, anew=True)
         assert (done.returncode, done.stderr) == (0, "")
         return [turn.turn.tokens.completion_ids.tolist() for turn in open_record(tmp_path / name).turns()]
 
