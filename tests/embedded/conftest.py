@@ -1,9 +1,10 @@
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
+from threadpoolctl import ThreadpoolController
 
 from tokentrue.engines.embedded.engine import MODEL_FOLDER
 from tokentrue.engines.embedded.sampler import Sampler, SamplerOptions
@@ -14,6 +15,19 @@ from tokentrue.generation import LogprobsMode
 
 # The oracle and the evaluation loop belong to the training script, which is no package.
 sys.path.insert(0, str(Path(__file__).parents[2] / "scripts"))
+
+
+_BLAS = ThreadpoolController()
+
+
+@pytest.fixture
+def one_blas_thread() -> Iterator[None]:
+    """As in the engine: two threads for matrices this small wait for each other, spinning.
+
+    On two busy cores a test that called the model for 4 s of CPU took 65.
+    """
+    with _BLAS.limit(limits=1, user_api="blas"):
+        yield
 
 
 @pytest.fixture(scope="session")

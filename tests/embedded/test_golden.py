@@ -13,6 +13,7 @@ from tokentrue.engines.embedded.sampler import log_sum_exp
 from tokentrue.engines.embedded.transformer import BLOCK_TOKENS, KeyValues, Transformer
 from tokentrue.engines.embedded.weights import Weights
 
+pytestmark = pytest.mark.usefixtures("one_blas_thread")
 GOLDEN = json.loads((Path(__file__).parent / "golden_logprobs.json").read_text())["conversations"]
 
 

@@ -12,6 +12,8 @@ from tokentrue.engines.embedded.scheduler import Phase, Scheduler, Sequence
 from tokentrue.engines.embedded.transformer import BLOCK_TOKENS, KeyValues, Transformer
 from tokentrue.engines.embedded.weights import Weights
 
+pytestmark = pytest.mark.usefixtures("one_blas_thread")
+
 MakeScheduler = Callable[..., Scheduler]
 MakeSequence = Callable[..., Sequence]
 SHARED = [(7 * i) % 600 for i in range(40)]
