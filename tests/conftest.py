@@ -1,5 +1,7 @@
 """What holds for every test: Ctrl-C works in the processes that tests start, and no proof of another run is used.
 
+Within a run a template is proved once, by whichever process comes to it first.
+
 A shell that runs the tests in the background has them ignore SIGINT, and what they start inherits that.
 """
 
@@ -12,5 +14,6 @@ import tempfile
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
-_PROOFS = tempfile.TemporaryDirectory(prefix="tokentrue-proofs-")
-os.environ["TOKENTRUE_CACHE_DIR"] = _PROOFS.name
+if "PYTEST_XDIST_WORKER" not in os.environ:
+    _PROOFS = tempfile.TemporaryDirectory(prefix="tokentrue-proofs-")
+    os.environ["TOKENTRUE_CACHE_DIR"] = _PROOFS.name

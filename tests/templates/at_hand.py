@@ -6,15 +6,13 @@ that has most of its special tokens; the others are put in, as a model of that f
 
 from __future__ import annotations
 
-import atexit
 import contextlib
+import hashlib
 import json
-import lzma
+import os
 import random
 import re
-import shutil
 import tarfile
-import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -25,7 +23,7 @@ from typing import Any
 
 import tokenizers
 
-from real_tokenizers import SHARED
+from real_tokenizers import SHARED, unpacked
 from templates.spoken import TYPED_TOOLS
 from templates.vocabularies import missing_tokens_of, special_tokens_of, vocabulary_of
 from tokentrue import Message, Renderer, ToolCall
@@ -34,6 +32,7 @@ from tokentrue.generation import FinishReason
 from tokentrue.rendering.bridge import Bridge
 from tokentrue.rendering.chat_template import ChatTemplate
 from tokentrue.rendering.formats.parsed import CallStatus
+from tokentrue.rendering.proof_cache import ProofCache
 from tokentrue.rendering.reader import ParsedResponse
 from tokentrue.rendering.renderer import Tools, make_renderer
 from tokentrue.rendering.stops import derive_stops
@@ -73,18 +72,6 @@ class Template:
         # Two tokenizers that both know none of them: the plain one.
         folder = max(("tinyllama", *FOLDERS), key=lambda folder: len(spelled & _added_in(folder)))
         return cls(name, source, folder)
-
-
-@cache
-def unpacked(folder: str) -> Path:
-    """A tokenizer folder, unpacked for the life of the process."""
-    path = Path(tempfile.mkdtemp(prefix=f"{folder}-"))
-    atexit.register(shutil.rmtree, path, ignore_errors=True)
-    for source in (SHARED / folder).iterdir():
-        data = source.read_bytes()
-        name = source.stem if source.suffix == ".xz" else source.name
-        (path / name).write_bytes(lzma.decompress(data) if source.suffix == ".xz" else data)
-    return path
 
 
 @cache
@@ -134,11 +121,26 @@ def renderer_for(template: Template) -> Renderer:
     tokenizer = tokenizer_of(template.folder)
     missing = missing_tokens(template, tokenizer)
     if missing:
-        backend = tokenizers.Tokenizer.from_str(tokenizer.backend.to_str())
-        backend.add_special_tokens([tokenizers.AddedToken(t, special=True, normalized=False) for t in missing])
-        tokenizer = Tokenizer(backend, tokenizer.config, tokenizer.content_hash)
+        tokenizer = _with_tokens(tokenizer, missing)
     chat = ChatTemplate(template.source, tokenizer.special_tokens, now=NOW)
-    return make_renderer(tokenizer, chat, _stop_ids(template, chat, tokenizer, missing), template.name)
+    stop_ids = _stop_ids(template, chat, tokenizer, missing)
+    proofs = ProofCache.of_environment(os.environ)  # the same renderer is asked for by several tests
+    return make_renderer(tokenizer, chat, stop_ids, template.name, proofs=proofs)
+
+
+def _with_tokens(tokenizer: Tokenizer, texts: Sequence[str]) -> Tokenizer:
+    """A copy that knows `texts` as special tokens; the tables of the model, which no token changes, are shared."""
+    original = tokenizer.backend
+    backend = tokenizers.Tokenizer(original.model)
+    for part in ("normalizer", "pre_tokenizer", "post_processor", "decoder"):
+        if getattr(original, part) is not None:
+            setattr(backend, part, getattr(original, part))
+    known = sorted(original.get_added_tokens_decoder().items())
+    backend.add_tokens([token for _, token in known])
+    assert repr(sorted(backend.get_added_tokens_decoder().items())) == repr(known)
+    backend.add_special_tokens([tokenizers.AddedToken(text, special=True, normalized=False) for text in texts])
+    named = hashlib.sha256(json.dumps([tokenizer.content_hash, list(texts)]).encode()).hexdigest()
+    return Tokenizer(backend, tokenizer.config, named)
 
 
 def _stop_ids(
