@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import overload
+from typing import Any, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,6 +26,14 @@ LOGPROB_ROUNDING = 1e-4
 """How far above zero rounding may lift a log-probability (fp32 log-softmax of a certain token)."""
 
 
+def _check_each(ids: Sequence[Any]) -> None:
+    for position, value in enumerate(ids):
+        if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
+            raise InvalidTokenIdError(f"token id {value!r} at position {position} is not an integer")
+        if not 0 <= value <= MAX_TOKEN_ID:
+            raise InvalidTokenIdError(f"token id {value!r} at position {position} is outside 0..{MAX_TOKEN_ID}")
+
+
 def _id_array(ids: Iterable[int]) -> IntArray:
     if isinstance(ids, np.ndarray):
         if ids.ndim != 1 or (ids.size and ids.dtype.kind not in "iu"):
@@ -33,13 +41,10 @@ def _id_array(ids: Iterable[int]) -> IntArray:
         wide = ids.astype(np.int64)
     else:
         listed = list(ids)
-        for position, value in enumerate(listed):
-            if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
-                raise InvalidTokenIdError(f"token id {value!r} at position {position} is not an integer")
-            if not 0 <= value <= MAX_TOKEN_ID:
-                raise InvalidTokenIdError(
-                    f"token id {value!r} at position {position} is outside 0..{MAX_TOKEN_ID}"
-                )
+        # Prompts are long: plain integers are looked at one by one only to name a bad one.
+        is_plain = set(map(type, listed)) <= {int}
+        if not is_plain or (listed and (min(listed) < 0 or max(listed) > MAX_TOKEN_ID)):
+            _check_each(listed)
         wide = np.array(listed, dtype=np.int64)
     if wide.size and (wide.min() < 0 or wide.max() > MAX_TOKEN_ID):
         worst = int(wide.min()) if wide.min() < 0 else int(wide.max())

@@ -53,6 +53,19 @@ def test_starts_with_is_what_lists_say(pieces: list[list[int]], other: list[int]
     assert joined.starts_with(other) == (flat[: len(other)] == other)
 
 
+@given(ids_lists, st.sampled_from([-1, 2**31, 2**70, True, np.True_, "1", 1.0, None]), ids_lists)
+def test_the_one_bad_id_among_good_ones_is_named(before: list[int], bad: object, behind: list[int]) -> None:
+    with pytest.raises(InvalidTokenIdError) as caught:
+        TokenIds([*before, bad, *behind])  # type: ignore[list-item]
+    assert f"token id {bad!r} at position {len(before)}" in str(caught.value)
+
+
+@given(ids_lists, st.sampled_from([np.int64, np.uint8, np.int32]))
+def test_integers_of_numpy_are_ids(ids: list[int], kind: type) -> None:
+    small = [token_id % 200 for token_id in ids]
+    assert TokenIds([*small, *map(kind, small)]) == small + small
+
+
 @pytest.mark.parametrize("bad", [[-1], [2**31], [True], ["1"], [1.0], [None]])
 def test_what_is_no_token_id_is_refused(bad: list[object]) -> None:
     with pytest.raises(InvalidTokenIdError, match=r"position 0|outside"):
