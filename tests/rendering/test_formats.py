@@ -20,6 +20,7 @@ from tokentrue.rendering.formats.reasoning import ReasoningState
 from tokentrue.rendering.formats.tool_calls import CallsWritten
 from tokentrue.rendering.reader import ParsedResponse, response_of
 from tokentrue.rendering.streaming import CallDelta, ContentDelta
+from tokentrue.tokens import TokenIds
 
 EXAMPLES = int(os.environ.get("TOKENTRUE_EXAMPLES", "12"))
 """Generated messages per law and family; `make test-templates` asks for more."""
@@ -35,8 +36,9 @@ def draw_spoken(data: st.DataObject, family: Family) -> Message:
     )
 
 
-def read(renderer: Renderer, ids: list[int]) -> ParsedResponse:
-    prompt = renderer.render_ids(ASKED, tools=TYPED_TOOLS)
+def read(renderer: Renderer, ids: list[int], prompt: TokenIds | None = None) -> ParsedResponse:
+    """What is read of `ids` behind `ASKED`, whose rendering is given where much is read behind it."""
+    prompt = renderer.render_ids(ASKED, tools=TYPED_TOOLS) if prompt is None else prompt
     return renderer.parse_response(ids, prompt_ids=prompt, tools=TYPED_TOOLS)
 
 
@@ -83,10 +85,11 @@ def test_law_6_parse_is_the_inverse_of_render_assistant(family: Family, data: st
 def test_a_cut_at_any_byte_raises_nothing_and_invents_nothing(family: Family, data: st.DataObject) -> None:
     renderer, message = family_renderer(family), draw_spoken(data, family)
     ids = renderer.render_assistant(message, tools=TYPED_TOOLS).tolist()
-    whole = read(renderer, ids)
+    prompt = renderer.render_ids(ASKED, tools=TYPED_TOOLS)
+    whole = read(renderer, ids, prompt)
     start = data.draw(st.integers(0, max(len(ids) - 60, 0)))
     for length in range(start, min(start + 60, len(ids))):
-        parsed = read(renderer, ids[:length])
+        parsed = read(renderer, ids[:length], prompt)
         assert len(parsed.tool_calls) <= max(len(whole.tool_calls), family.spelled is not None)
         for call, known in zip(parsed.tool_calls, whole.tool_calls, strict=False):
             if call.status is CallStatus.OK:
