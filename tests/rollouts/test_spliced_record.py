@@ -113,6 +113,19 @@ def test_a_splice_that_is_not_its_own_is_kept_for_its_law(played: Played, tmp_pa
     assert not check_laws(found)[0].holds
 
 
+@pytest.mark.parametrize("index", [1, 2])
+@pytest.mark.parametrize("anchor", [None, 0, 7])
+def test_a_record_whose_anchor_is_not_there_is_judged_and_compared(
+    played: Played, renderer: Renderer, index: int, anchor: int | None
+) -> None:
+    """A broken record is what laws and comparison are for: a bridge and a splice of no turn, or of another one."""
+    turn = played.turns[index].turn
+    wrong = replace(turn, stitch=replace(turn.stitch, anchor_turn=anchor))
+    turns = [replace(one, turn=wrong) if at == index else one for at, one in enumerate(played.turns)]
+    assert prove([played.episode], turns, renderer).holds == (anchor == turn.stitch.anchor_turn)
+    assert len(compare_episode(turns, played.episode.tools, renderer)) == len(turns)
+
+
 @pytest.mark.parametrize("anchor", [None, 0, 7])
 def test_a_splice_of_another_turn_than_it_says_is_kept_for_its_law(
     played: Played, tmp_path: Path, anchor: int | None

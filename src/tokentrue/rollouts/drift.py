@@ -82,12 +82,11 @@ def find_causes(
 
 def _pieces_of(turn: TurnRecord, by_index: Mapping[int, TurnRecord]) -> tuple[list[int], list[_SampledPiece]]:
     prompt = turn.turn.tokens.prompt_ids.tolist()
+    turns = {index: record.turn for index, record in by_index.items()}
     # As owner of what was sampled here not the message, but the turn that sampled it.
-    writers = prompt_writers(
-        turn.turn.stitch, turn.turn.prompt_spans, lambda index: by_index[index].turn, lambda index: index
-    )
+    writers = prompt_writers(turn.turn.stitch, turn.turn.prompt_spans, turns.get, lambda index: index)
     sampled = [span for span in writers if span.kind is TokenKind.SAMPLED]
-    ends = [*(span.start for span in sampled[1:]), len(prompt)]
+    ends = [*(span.start for span in sampled), len(prompt)][1:]
     pieces = [
         _SampledPiece(prompt[span.start : span.end], prompt[span.end : end], by_index[span.owner].message)
         for span, end in zip(sampled, ends, strict=True)

@@ -171,7 +171,7 @@ def _is_written(asked: _Asked, renderer: Renderer) -> bool:
     writers = prompt_writers(
         turn.stitch,
         turn.prompt_spans,
-        lambda index: by_index[index].record.turn,
+        lambda index: by_index[index].record.turn if index in by_index else None,
         lambda index: len(by_index[index].messages),
     )
     ids, at, place = turn.tokens.prompt_ids, 0, 0

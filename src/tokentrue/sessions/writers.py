@@ -14,28 +14,28 @@ from tokentrue.turns import CutSpan, Stitch, TokenKind, TokenSpan, Turn
 def prompt_writers(
     stitch: Stitch,
     spans: Sequence[TokenSpan],
-    turn_of: Callable[[int], Turn],
+    turn_of: Callable[[int], Turn | None],
     message_of: Callable[[int], int],
 ) -> tuple[TokenSpan, ...]:
     """The writers of all ids of a prompt, in order; ids of which nobody knows are in no span.
 
     Args:
         stitch, spans: Of the prompt.
-        turn_of: The turn of an index.
+        turn_of: The turn of an index; None where it is not known, and so who wrote what it gave.
         message_of: The index of the message that a turn sampled.
     """
     links = [(stitch, spans)]
-    anchors: list[int] = []
-    while links[-1][0].builds_on_anchor and links[-1][0].anchor_turn is not None:
-        anchors.append(links[-1][0].anchor_turn)
-        turn = turn_of(anchors[-1])
+    anchors: list[tuple[int, Turn]] = []
+    while links[-1][0].builds_on_anchor and (index := links[-1][0].anchor_turn) is not None:
+        turn = turn_of(index)
+        if turn is None:
+            break
+        anchors.append((index, turn))
         links.append((turn.stitch, turn.prompt_spans))
     found = list(links.pop()[1])
-    for (link, added), index in zip(reversed(links), reversed(anchors), strict=True):
-        tokens = turn_of(index).tokens
-        found.append(
-            TokenSpan(len(tokens.prompt_ids), len(tokens.all_ids()), message_of(index), TokenKind.SAMPLED)
-        )
+    for (link, added), (index, turn) in zip(reversed(links), reversed(anchors), strict=True):
+        given, end = len(turn.tokens.prompt_ids), len(turn.tokens.all_ids())
+        found.append(TokenSpan(given, end, message_of(index), TokenKind.SAMPLED))
         found = [*shifted(found, link.removed, link.anchor_len), *added]
     return tuple(found)
 
