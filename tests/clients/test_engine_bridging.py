@@ -144,6 +144,12 @@ def test_a_stop_id_of_the_callers_is_not_how_the_template_closes(load, stop) -> 
     assert refused.why is Why.NO_ATOMIC_CLOSE
 
 
+def test_a_completion_without_ids_is_not_closed(load) -> None:
+    refused = extended(load(PLAIN), Message(role="assistant"), [], NEXT)
+    assert isinstance(refused, NotExtended)
+    assert refused.why is Why.NO_ATOMIC_CLOSE
+
+
 def test_a_new_message_between_the_sampled_one_and_its_stop_is_not_lost(load) -> None:
     renderer = load(OPENERS)
     refused = extended(renderer, HO, sampled_plainly(renderer, "Ho."), RULE, NEXT)

@@ -206,8 +206,8 @@ def _bridged(anchor: Anchor, rendered: _Rendered) -> StitchedPrompt | NotExtende
     between = real[behind_said : min(begins)]
     closed = _closed_at(turn.tokens.completion_ids.tolist(), between)
     if isinstance(turn.stop_reason, str) or closed is None:
-        last_id = turn.tokens.completion_ids[-1]
-        detail = f"the last sampled id {last_id} is not how the engine's template closes message {at}"
+        last_ids = turn.tokens.completion_ids[-1:]
+        detail = f"the last sampled id {last_ids} is not how the engine's template closes message {at}"
         return NotExtended(Why.NO_ATOMIC_CLOSE, detail, anchor.hashes)
     added = tuple(real[behind_said + closed :])
     return bridged_prompt(anchor, Bridge(turn.tokens.all_ids().extended(added), added, Junction.EXACT, ()))
@@ -219,7 +219,7 @@ def _closed_at(completion: list[int], between: list[int]) -> int | None:
     Where others stand in front of the close (the end of a call), the model must have written the last of them:
     else an id of the caller's own stops is taken for it, a line break, say, that the template writes behind it.
     """
-    if completion[-1] not in between:
+    if not completion or completion[-1] not in between:
         return None
     end = between.index(completion[-1]) + 1
     closing = between[max(end - _CLOSING_IDS, 0) : end]

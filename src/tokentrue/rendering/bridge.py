@@ -28,6 +28,9 @@ from tokentrue.rendering.tokenizer import Match, Tokenizer
 from tokentrue.tokens import TokenIds
 from tokentrue.turns import Junction, TokenKind, TokenSpan, Why
 
+_LOOKED_BACK = 64
+"""How many characters at the end of a cut message tell that the template writes it so."""
+
 _GENERATION_WINDOW = 128
 """How many ids at the end of a prompt are searched for a generation prompt, with what may be put behind it."""
 
@@ -132,7 +135,7 @@ class BridgeBuilder:
                 Why.UNSTABLE_JOIN, f"{close.text!r} does not stay one token in front of {tail.text[:40]!r}"
             )
         junction = self._junction(completion_ids, tail.seam, finish_reason)
-        inserted = self._inserted(junction, prompt_ids, completion_ids, tail.seam)
+        inserted = self._inserted(junction, prompt_ids, completion_ids, tail)
         kept = completion_ids
         if junction is Junction.OPENER_DROPPED:
             kept = TokenIds(completion_ids[:-1])
@@ -168,9 +171,9 @@ class BridgeBuilder:
         return Junction.CLOSE_ADDED
 
     def _inserted(
-        self, junction: Junction, prompt_ids: TokenIds, completion_ids: TokenIds, seam: Seam
+        self, junction: Junction, prompt_ids: TokenIds, completion_ids: TokenIds, tail: Tail
     ) -> tuple[int, ...]:
-        close = seam.close
+        seam, close = tail.seam, tail.seam.close
         if junction is Junction.CLOSE_RESTORED:
             return (seam.restored.id,)
         if junction is Junction.OPENER_DROPPED:
@@ -183,7 +186,17 @@ class BridgeBuilder:
             [*self.generation_tail(prompt_ids), *completion_ids]
         ):
             return tuple(self.tokenizer.encode(self.reasoning.closing_text + seam.added.text))
-        return (seam.added.id,)
+        cut = self._cut_text(completion_ids) if tail.gap and seam.kind is SeamKind.CLOSE else ""
+        ended = self.tokenizer.encode(tail.left_of_gap(cut) + close.text) if cut else []
+        return tuple(ended) if ended and ended[-1] == close.id else (seam.added.id,)
+
+    def _cut_text(self, completion_ids: TokenIds) -> str:
+        """The end of a cut completion: its text behind the last added token, or that token where none follows."""
+        ids = completion_ids[-_LOOKED_BACK:]
+        added = [at for at, token_id in enumerate(ids) if self.tokenizer.added_token_of_id(token_id) is not None]
+        behind = ids[added[-1] + 1 :] if added else ids
+        text = self.tokenizer.decode(behind or ids[-1:])[-_LOOKED_BACK:]
+        return text.lstrip() or text  # SentencePiece spells a space that nobody wrote behind an added token
 
 
 def check_stops(completion_ids: TokenIds, stop_ids: Collection[int]) -> BridgeRefused | None:

@@ -68,7 +68,8 @@ class Tail:
     `bodies` are the stretches of it that are message text; None when the template changes the text in
     a way that was not recognised, so that nobody can say which character is whose. `spelled` are the special
     tokens in it that message text spells and that are to stay text. `dropped_calls` are those of the sampled
-    message that the template does not write in history: only a bridge keeps them.
+    message that the template does not write in history: only a bridge keeps them. `gap` is what stands between the
+    sampled text and its close, and `before` the end of the real text up to the close.
     """
 
     seam: Seam
@@ -76,6 +77,18 @@ class Tail:
     bodies: tuple[Stretch, ...] | None
     spelled: tuple[Match, ...] = ()
     dropped_calls: tuple[str, ...] = ()
+    gap: str = ""
+    before: str = field(default="", compare=False)
+
+    def left_of_gap(self, sampled: str) -> str:
+        """What the template writes between a cut text and its close; "" where something else than text was cut.
+
+        Args:
+            sampled: The end of what was sampled; of the gap a part may be in it already.
+        """
+        said = len(self.before) - len(self.gap)
+        cuts = range(said, len(self.before) + 1) if sampled else ()
+        return next((self.before[cut:] for cut in cuts if self.before[:cut].endswith(sampled)), "")
 
 
 @dataclass(frozen=True, slots=True)
@@ -256,7 +269,8 @@ class TailFinder:
             return found  # it writes no text for these very words (arguments that are no JSON object, say)
         wanted = found.seam.close.text + found.text
         if text.endswith(wanted):
-            return found
+            behind = len(text) - len(wanted)
+            return replace(found, before=text[max(behind - 2 * _SHOWN, 0) : behind])
         same = common_length(wanted[::-1], text[::-1])
         shown = (each[: len(each) - same][-_SHOWN:] for each in (wanted, text))
         sentence = "what the sampled message says changes what the template writes behind it"
@@ -310,7 +324,8 @@ class TailFinder:
         except TemplateRenderError as error:
             return BridgeRefused(Why.MARKER_WRITER_UNKNOWN, str(error))
         bodies = locate_bodies(parts, real_tail, texts.new.bodies)
-        return Tail(found.seam, real_tail, bodies, spelled, texts.dropped_calls())
+        gap = found.gap.removesuffix(found.seam.close.text)
+        return Tail(found.seam, real_tail, bodies, spelled, texts.dropped_calls(), gap)
 
     def _spelled(
         self, messages: Sequence[Message], tools: tuple[dict[str, Any], ...], text: str, tail: str

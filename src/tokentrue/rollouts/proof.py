@@ -17,6 +17,7 @@ from tokentrue.errors import RecordError, TemplateRenderError
 from tokentrue.messages import Message
 from tokentrue.rendering.reader import MALFORMED_KEY
 from tokentrue.rendering.renderer import Renderer
+from tokentrue.rendering.seams import SeamKind
 from tokentrue.rendering.tail import BridgeRefused, FollowUp, Tail
 from tokentrue.rollouts.laws import Law, LawCheck, check_laws
 from tokentrue.rollouts.trajectory import EpisodeRecord, TurnRecord
@@ -200,11 +201,14 @@ def _inserts(junction: Junction | None, tail: Tail, renderer: Renderer) -> list[
         return [[], [close.id]]
     if junction is Junction.CLOSE_RESTORED:
         return [[tail.seam.restored.id]]
-    if junction is Junction.CLOSE_ADDED and renderer.reader.reasoning is not None:
-        closing = renderer.reader.reasoning.closing_text
-        added = tail.seam.added
-        return [[added.id], renderer.tokenizer.encode(closing + added.text)]
-    return [[tail.seam.added.id if junction is Junction.CLOSE_ADDED else close.id]]
+    if junction is not Junction.CLOSE_ADDED:
+        return [[close.id]]
+    added = tail.seam.added
+    # A cut text is ended with what is left of the white space or the frame that the template writes behind it.
+    left = [tail.gap[at:] for at in range(len(tail.gap))] if tail.seam.kind is SeamKind.CLOSE else []
+    if renderer.reader.reasoning is not None:
+        left.append(renderer.reader.reasoning.closing_text)
+    return [[added.id], *(renderer.tokenizer.encode(text + added.text) for text in left)]
 
 
 def _evidence(asked: _Asked) -> str | None:

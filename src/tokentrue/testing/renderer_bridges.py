@@ -6,12 +6,12 @@ from collections.abc import Callable, Mapping, Sequence
 
 from tokentrue.messages import Message
 from tokentrue.rendering.bridge import Bridge
-from tokentrue.rendering.contract import RendererContract
+from tokentrue.rendering.contract import RendererContract, TellsText
 from tokentrue.rendering.formats.reasoning import ReasoningState
 from tokentrue.rendering.tail import BridgeRefused
 from tokentrue.testing.renderer_cases import Ending, RendererCase
 from tokentrue.testing.renderer_report import RendererCheck
-from tokentrue.testing.renderer_turns import NotTried, PlayedTurn, play
+from tokentrue.testing.renderer_turns import NotTried, PlayedTurn, ids_of, play
 from tokentrue.turns import FALLBACKS, Junction, TokenKind, TokenSpan
 
 Told = Mapping[RendererCheck, str | NotTried]
@@ -77,8 +77,17 @@ def _faithful(renderer: RendererContract, turn: PlayedTurn, bridge: Bridge) -> s
         return told
     if len(inserted) > 1:
         state = renderer.parse_response(turn.completion_ids, turn.prompt_ids).reasoning
-        return "" if state is ReasoningState.OPEN and bridge.junction is Junction.CLOSE_ADDED else told
+        is_ended = state is ReasoningState.OPEN or _is_written(renderer, turn, added)
+        return "" if is_ended and bridge.junction is Junction.CLOSE_ADDED else told
     return ""
+
+
+def _is_written(renderer: RendererContract, turn: PlayedTurn, added: list[int]) -> bool:
+    """Whether a full rendering ends with what was added: a text is ended by more than its close (Command R7B)."""
+    full = ids_of(renderer, [*turn.history, *turn.new], turn.tools)
+    if isinstance(renderer, TellsText):
+        return renderer.text_of(full).endswith(renderer.text_of(added))
+    return full[len(full) - len(added) :] == added
 
 
 def _junction(turn: PlayedTurn, bridge: Bridge, ending: Ending) -> str:

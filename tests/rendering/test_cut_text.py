@@ -1,0 +1,81 @@
+"""A text that was cut is ended as the template ends one: with all that it writes in front of the close."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from played import Play, user
+from rendering_folders import write_folder
+from tokentrue import Message, Renderer, load_renderer
+from tokentrue.generation import FinishReason
+from tokentrue.rendering.bridge import Bridge
+from tokentrue.rollouts.proof import prove
+from tokentrue.testing import check_renderer
+from tokentrue.turns import Junction
+
+LINE = (
+    "{%- for m in messages %}{{- '<|im_start|>' + m.role + '\\n' + m.content + '\\n<|im_end|>\\n' }}{%- endfor %}"
+    "{%- if add_generation_prompt %}{{- '<|im_start|>assistant\\n' }}{%- endif %}"
+)
+"""It ends a message with a line break, as Apriel's and Nemotron's do."""
+FRAME = LINE.replace("m.content + '\\n<|im_end|>", "'<think>' + m.content + '</think><|im_end|>").replace(
+    "think", "im_say"
+)
+"""It puts a frame of markers around a text, as Command R7B's does."""
+
+
+def ended(renderer: Renderer, content: str, sampled: str) -> str:
+    """What a bridge puts behind a cut text; the whole prompt must be the template's."""
+    history = [user("Hi"), Message(role="assistant", content=content)]
+    prompt, new = renderer.render_ids(history[:1]), [user("And?")]
+    found = renderer.bridge_to_next_turn(
+        prompt, renderer.tokenizer.encode(sampled), new, history=history, finish_reason=FinishReason.LENGTH
+    )
+    assert isinstance(found, Bridge)
+    assert found.junction is Junction.CLOSE_ADDED
+    assert renderer.text_of(found.prompt_ids) == renderer.render_text([*history, *new])
+    return renderer.tokenizer.decode(found.added_ids).partition("<|im_end|>")[0]
+
+
+@pytest.mark.parametrize(("sampled", "added"), [("It is", "\n"), ("It is\n", ""), ("It is. " * 40 + "So", "\n")])
+def test_the_line_break_in_front_of_the_close_is_put_there_once(tmp_path: Path, sampled: str, added: str) -> None:
+    renderer = load_renderer(write_folder(tmp_path, LINE))
+    assert ended(renderer, sampled.removesuffix("\n"), sampled) == added
+
+
+@pytest.mark.parametrize(("sampled", "added"), [("<im_say>It is", "</im_say>"), ("<im_say>It is</im_say>", "")])
+def test_a_frame_is_closed(tmp_path: Path, sampled: str, added: str) -> None:
+    renderer = load_renderer(write_folder(tmp_path, FRAME))
+    assert ended(renderer, "It is", sampled) == added
+
+
+def test_what_the_template_would_trim_is_ended_by_the_close_alone(tmp_path: Path) -> None:
+    renderer = load_renderer(write_folder(tmp_path, LINE.replace("m.content + ", "m.content.strip() + ")))
+    history = [user("Hi"), Message(role="assistant", content="It is  ")]
+    sampled = renderer.tokenizer.encode("It is  ")
+    found = renderer.bridge_to_next_turn(
+        renderer.render_ids(history[:1]),
+        sampled,
+        [user("And?")],
+        history=history,
+        finish_reason=FinishReason.LENGTH,
+    )
+    assert isinstance(found, Bridge)
+    assert renderer.tokenizer.decode(found.added_ids).startswith("<|im_end|>")
+
+
+@pytest.mark.parametrize("template", [LINE, FRAME])
+def test_the_laws_and_the_conformance_suite_know_how_a_cut_text_is_ended(tmp_path: Path, template: str) -> None:
+    renderer = load_renderer(write_folder(tmp_path, template))
+    play = Play(renderer, [user("Hi")], tools=())
+    said = "It is so." if template is LINE else "<im_say>It is so."
+    play.sample(renderer.tokenizer.encode(said), FinishReason.LENGTH)
+    play.answer(user("And?"))
+    play.say("Ho\n" if template is LINE else "<im_say>Ho</im_say>")
+    played = play.done()
+    assert played.turns[1].turn.stitch.junction is Junction.CLOSE_ADDED
+    proof = prove([played.episode], played.turns, renderer)
+    assert proof.holds, [check for check in proof.checks if not check.holds]
+    check_renderer(renderer, turns=16).raise_if_broken()
