@@ -168,8 +168,15 @@ FAULTS = (
     Fault(
         "an opener that is written behind the last message too is taken for a close",
         "rendering/certificate.py",
-        "(tail.seam.is_opener or _opens(tails, tail, probe.new, tools))",
+        "tail.seam.is_opener or _opens(tails, tail, asked.new, asked.tools)",
         "tail.seam.is_opener",
+        UNCLOSED,
+    ),
+    Fault(
+        "what ends calls is a close, though a result has no other role token",
+        "rendering/certificate.py",
+        "for tail, asked in doubtful if found else ():",
+        "for tail, asked in ():",
         UNCLOSED,
     ),
     Fault(

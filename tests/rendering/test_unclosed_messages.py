@@ -17,7 +17,7 @@ from conversations import TOOLS, assistant_messages, follow_ups, openings, takes
 from played import Play, tool_result, user
 from real_tokenizers import SHARED
 from rendering_folders import write_folder
-from templates.at_hand import own_renderer
+from templates.at_hand import own_renderer, renderer_for, templates_at_hand
 from tokentrue import Message, Renderer, ToolCall, load_renderer
 from tokentrue.generation import FinishReason
 from tokentrue.rendering.bridge import Bridge
@@ -106,6 +106,20 @@ WRITES_STOP_AT_END = openers(
     "{{- '<tool_response>' }}{%- endif %}",
 )
 """As TRL's training template for GLM: the opener is the end of the assistant's message, the last one too."""
+
+
+def calls_end_with_the_opener(result: str) -> str:
+    """The same with calls: what ends them is a result's role, which the template writes nowhere else."""
+    return (
+        "{%- for m in messages %}{%- if m.role == 'tool' %}{{- '" + result + "' + m.content }}"
+        "{%- elif m.role == 'assistant' %}{{- '<|bos|>\\n' + m.content }}" + _CALLS + "{%- endfor %}"
+        "{{- '<|im_mid|>' if m.tool_calls else '<|im_start|>' }}{%- else %}"
+        "{%- if loop.first or messages[loop.index0 - 1].role != 'assistant' %}{{- '<|im_start|>' }}{%- endif %}"
+        "{{- '\\n' + m.content }}{%- endif %}{%- endfor %}"
+        "{%- if add_generation_prompt %}{{- '<|bos|>' }}{%- endif %}"
+    )
+
+
 OTHER_BEHIND_A_USER = openers(
     _ROLES + "('<tool_response>' if loop.first or messages[loop.index0 - 1].role == 'assistant' else '<think>')"
 )
@@ -362,6 +376,53 @@ def test_the_verdict_tells_that_history_loses_the_calls(tmp_path: Path, template
     assert verdict.kind is kind
     assert verdict.ours.startswith("<tool_call>")
     assert verdict.template.startswith("<|im_end|>")
+
+
+@pytest.mark.parametrize(
+    ("sampled", "finish", "junction", "added"),
+    [
+        ("<|im_mid|>", FinishReason.STOP, Junction.EXACT, ""),
+        ("<|im_start|>", FinishReason.STOP, Junction.OPENER_DROPPED, "<|im_mid|>"),
+        ("<|endoftext|>", FinishReason.STOP, Junction.STOP_REWRITTEN, "<|im_mid|>"),
+        ("", FinishReason.STOP, Junction.CLOSE_RESTORED, "<|im_mid|>"),
+        ("", FinishReason.LENGTH, Junction.CLOSE_ADDED, "<|im_mid|>"),
+    ],
+)
+def test_a_tool_s_result_keeps_its_role_whatever_the_calls_ended_with(
+    tmp_path: Path, sampled: str, finish: FinishReason, junction: Junction, added: str
+) -> None:
+    renderer = made(tmp_path, calls_end_with_the_opener("\\n<tool_response>\\n"), *GLM_STOPS)
+    found = bridged(renderer, "\n" + _BLOCK + sampled, (USER, CALLED), (RESULT,), finish)
+    assert found == (junction, f"{added}\n<tool_response>\na drink<|bos|>")
+
+
+def test_a_result_with_a_marker_of_its_own_needs_no_other(tmp_path: Path) -> None:
+    """Then what ends calls is their close, and a stop that was sampled in its place stays alone."""
+    renderer = made(tmp_path, calls_end_with_the_opener("<|im_end|>\\n"), *GLM_STOPS)
+    for stop in ("<|im_start|>", "<|endoftext|>"):
+        found = bridged(renderer, "\n" + _BLOCK + stop, (USER, CALLED), (RESULT,))
+        assert found == (Junction.STOP_REWRITTEN, "<|im_end|>\na drink<|bos|>")
+
+
+@pytest.mark.skipif(not SHARED.is_dir(), reason=f"{SHARED} is absent: no real templates at hand")
+@pytest.mark.parametrize("stop", ["<|observation|>", "<|user|>", "<|endoftext|>"])
+def test_trl_s_glm_is_continued_alike_with_and_without_its_training_marks(stop: str) -> None:
+    """Its two templates write the same prompts; only one of them writes the opener as an end of the message."""
+    prompts = []
+    for template in templates_at_hand():
+        if template.name in ("trl/glm4moe", "trl/glm4moe_training"):
+            renderer = renderer_for(template)
+            prompt = renderer.render_ids((USER,), tools=TOOLS)
+            ids = [
+                *renderer.tokenizer.encode("\n<think></think>\n<tool_call>look_up\n</tool_call>"),
+                _stop(renderer, stop),
+            ]
+            outcome = renderer.bridge_to_next_turn(prompt, ids, (RESULT,), history=(USER, CALLED), tools=TOOLS)
+            assert isinstance(outcome, Bridge), outcome
+            prompts.append(renderer.tokenizer.decode(outcome.prompt_ids))
+    assert len(prompts) == 2
+    assert prompts[0] == prompts[1]
+    assert prompts[0].endswith("<|observation|>\n<tool_response>\na drink\n</tool_response><|assistant|>")
 
 
 def _proved(play: Play, renderer: Renderer, *junctions: Junction) -> None:

@@ -363,14 +363,37 @@ def _close(builder: BridgeBuilder) -> str | None:
 def find_opener_ids(tails: TailFinder) -> frozenset[int]:
     """Stop ids with which the template opens the next message instead of closing the last one (GLM)."""
     found: set[int] = set()
+    doubtful: list[tuple[Tail, FollowUp]] = []
     for probe in _probes():
         if probe.truncated:
             continue
-        tools = (PROBE_TOOL,) if probe.with_tools else ()
-        tail = tails.derive(FollowUp((*_BARE_HISTORY, probe.assistant), probe.new, tools))
-        if not isinstance(tail, BridgeRefused) and (tail.seam.is_opener or _opens(tails, tail, probe.new, tools)):
+        asked = FollowUp((*_BARE_HISTORY, probe.assistant), probe.new, (PROBE_TOOL,) if probe.with_tools else ())
+        tail = tails.derive(asked)
+        if isinstance(tail, BridgeRefused):
+            continue
+        if tail.seam.is_opener or _opens(tails, tail, asked.new, asked.tools):
+            found.add(tail.seam.close.id)
+        elif probe.assistant.tool_calls:
+            doubtful.append((tail, asked))
+    for tail, asked in doubtful if found else ():
+        if tail.seam.close.id not in found and _is_in_place_of_an_opener(tails, tail, asked, found):
             found.add(tail.seam.close.id)
     return frozenset(found)
+
+
+def _is_in_place_of_an_opener(tails: TailFinder, tail: Tail, asked: FollowUp, openers: set[int]) -> bool:
+    """Whether behind a message with text an opener stands where behind calls the close of `tail` does.
+
+    TRL's GLM writes `<|observation|>` behind calls only, and in front of a tool's result nowhere else: without it
+    the result would be of no role, or of a user. A result that has a marker of its own needs none.
+    """
+    said = Message(role="assistant", content="It is 4.")
+    behind_text = tails.derive(replace(asked, history=(*_BARE_HISTORY, said)))
+    if isinstance(behind_text, BridgeRefused) or behind_text.seam.close.id not in openers:
+        return False
+    lead = tail.text[: tail.text.find(asked.new[0].content or "")]
+    found = (tails.tokenizer.added_token_of_id(each) for each in tails.tokenizer.encode(lead))
+    return behind_text.text == tail.text and not any(info is not None and info.special for info in found)
 
 
 def _opens(tails: TailFinder, tail: Tail, new: tuple[Message, ...], tools: tuple[dict[str, Any], ...]) -> bool:
