@@ -118,6 +118,7 @@ HOSTILE = (
     ("addressed", " to=look_up<message><calls>", '<f:call name="a">', "[e]"),
     ("elements", "", "<open>", ""),
     ("elements", "", "<open>say<end>", ""),
+    ("elements", "<open>", " ", ""),
     ("elements", "<open>tools<end>", '<open>call tool="look_up" index="1"<end>', "<close>tools<end>"),
     ("elements", "<open>tools<end>", '<open>arg key="', "<close>tools<end>"),
     ("channels", "", "<start>", ""),

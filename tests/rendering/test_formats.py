@@ -238,6 +238,13 @@ def test_the_prompt_tells_which_element_is_open(
     assert response_of([*deltas, *reader.finish()], reader) == parsed
 
 
+def test_what_cannot_become_a_tag_is_not_held_back() -> None:
+    renderer = family("elements")
+    reader = renderer.reader.start(prompt_tail=renderer.tokenizer.encode("[a]<open>say<end>"), tools=TYPED_TOOLS)
+    told = [reader.feed([token_id]) for token_id in renderer.tokenizer.encode("<open> tooth")]
+    assert ["".join(delta.text for delta in deltas) for deltas in told] == ["", "", "", "", "", "<open> toot", "h"]
+
+
 def family(name: str) -> Renderer:
     return family_renderer(next(found for found in FAMILIES if found.name == name))
 

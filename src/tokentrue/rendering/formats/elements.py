@@ -18,6 +18,9 @@ from tokentrue.rendering.formats.parsed import ReadPiece, Schemas, Spoken, Spoke
 from tokentrue.rendering.formats.probing import KEY, NAME, TEXT, THOUGHT, VALUE, Probes
 from tokentrue.rendering.formats.tool_format import CallBody
 
+_LONGEST_TAG = 256
+"""So long may the tag of an element be, white space included; a longer one is text."""
+
 
 @dataclass(frozen=True, slots=True)
 class Elements:
@@ -88,10 +91,11 @@ class _ElementReader:
                 pieces += self._read_tag(self._taken())
             else:
                 pieces += self._said(mark)
-        if self._tag:
-            self._tag.append(text[position:])
-            return pieces
-        return pieces + self._said(text[position:])
+        if not self._tag:
+            return pieces + self._said(text[position:])
+        self._tag.append(text[position:])
+        # What cannot become a known tag is text, and text is not held back.
+        return pieces if self._may_be_known() else pieces + self._said(self._taken())
 
     def finish(self, *, stopped: bool) -> list[ReadPiece]:
         half = self._taken()
@@ -101,13 +105,20 @@ class _ElementReader:
         pieces = [] if half and any(tag.startswith(half) for tag in tags) else self._said(half)
         return pieces + self._end_section(closed=False)
 
+    def _may_be_known(self) -> bool:
+        self._tag = ["".join(self._tag)]
+        begun = _name_in(self._tag[0])
+        return begun is not None and any(name.startswith(begun) for name in (*self._form.known, *self._form.outer))
+
     def _taken(self) -> str:
         tag, self._tag = "".join(self._tag), []
         return tag
 
     def _read_tag(self, tag: str) -> list[ReadPiece]:
         """What a whole tag, without its end, changes."""
-        form, name = self._form, tag[1:].strip()
+        form, name = self._form, _name_in(tag)
+        if name is None:
+            return self._said(tag + form.end)
         if tag[0] == form.opener and name in form.known:
             pieces = self._end_section(closed=False)
             self._element, self._is_fresh = name, True
@@ -138,6 +149,11 @@ class _ElementReader:
         self._is_fresh = False
         self._had.add(kind)
         return [Spoken(kind, joint + self._form.marks.plain(text))]
+
+
+def _name_in(tag: str) -> str | None:
+    """The name in a tag, without its end; None in one that is too long for any."""
+    return tag[1:].strip() if len(tag) <= _LONGEST_TAG else None
 
 
 def _left_open(form: Elements, prompt: str) -> str | None:
