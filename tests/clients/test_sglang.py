@@ -77,7 +77,8 @@ def test_the_engines_tokenize_bridges_too(world) -> None:
         **SGLANG,
     )
     assert two.turn.stitch.how is How.BRIDGED
-    assert server.paths() == ["/v1/chat/completions", "/tokenize", "/tokenize", "/generate"]
+    # The conversation, then it with another text in place of the sampled one, and of the new one.
+    assert server.paths() == ["/v1/chat/completions", *["/tokenize"] * 3, "/generate"]
 
 
 @pytest.mark.parametrize("client_type", CLIENTS[:2])
