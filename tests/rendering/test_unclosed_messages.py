@@ -100,6 +100,13 @@ def openers(roles: str, closing: str = "") -> str:
 
 _ROLES = "'user': '<|im_start|>', 'tool': '<|im_mid|>', 'assistant': '<|bos|>', 'system': "
 OPENERS = openers(_ROLES + "'<tool_response>'")
+DEMANDS_SYSTEM = (
+    "{%- set roles = messages | map(attribute='role') | list %}"
+    "{%- if 'assistant' in roles and 'system' not in roles %}{{- raise_exception('no system') }}{%- endif %}"
+    + OPENERS
+)
+"""Without a system message it renders no answer, so that its probes tell of no opener of a user's."""
+
 WRITES_STOP_AT_END = openers(
     _ROLES + "('<tool_response>' if loop.first or messages[loop.index0 - 1].role != 'assistant' else '')",
     "{%- if loop.last %}{{- '<|im_start|>' }}{%- elif messages[loop.index0 + 1].role == 'system' %}"
@@ -310,6 +317,13 @@ def test_an_opener_is_never_lost_even_where_the_last_message_ends_with_it(
     junction, text = bridged(renderer, sampled, (USER, SAID), (user("And?"),), finish)
     assert junction in junctions
     assert text == f"{added}\nAnd?<|bos|>"
+
+
+def test_the_opener_that_a_user_would_have_is_known_from_the_conversation_itself(tmp_path: Path) -> None:
+    """The sampled `<|im_start|>` would begin a user's message, and is not the system message's role."""
+    renderer = made(tmp_path, DEMANDS_SYSTEM, *GLM_STOPS)
+    found = bridged(renderer, "\nHo<|im_start|>", (SYSTEM, USER, SAID), (SYSTEM,))
+    assert found == (Junction.OPENER_DROPPED, "<tool_response>\nBe brief.<|bos|>")
 
 
 @pytest.mark.parametrize("template", [OTHER_BEHIND_A_USER, NO_OPENER_IS_A_STOP], ids=["other", "no stop"])
