@@ -198,7 +198,7 @@ class ParameterTags:
             return exact
         # Text that spells tags, or respaced tags: the latter where a key is required that only they have.
         respaced = self._pairs(rest, is_exact=False) or []
-        found, kept = ({marks.plain(key) for key, _, _ in pairs} for pairs in (respaced, exact))
+        found, kept = ({self._word(key, marks) for key, _, _ in pairs} for pairs in (respaced, exact))
         return respaced if (found - kept) & _required(schema) else exact
 
     def _pairs(self, rest: str, *, is_exact: bool) -> _Pairs | None:
