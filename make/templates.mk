@@ -7,7 +7,7 @@ TEMPLATE_TESTS := test_templates_at_hand test_formats test_transformers_oracle t
 
 test-templates: $(VENV)/wheel $(VENV)/test-tools
 	@TOKENTRUE_ALL_TEMPLATES=1 TOKENTRUE_EXAMPLES=200 TOKENTRUE_CONVERSATIONS=1000 \
-	  $(PY) -m pytest -q -n $(WORKERS) --dist worksteal --timeout 1200 \
+	  $(PY) -m pytest -q -n $(WORKERS) --dist worksteal --timeout 1200 --hypothesis-profile exploring \
 	  $(TEMPLATE_TESTS:%=tests/rendering/%.py) tests/sessions/test_transcripts.py \
 	  tests/testing/test_check_renderer.py
 
