@@ -4,8 +4,8 @@ Within a run a template is proved once, by whichever process comes to it first.
 
 A shell that runs the tests in the background has them ignore SIGINT, and what they start inherits that.
 
-Generated input is the same in every run, so that a run that fails can be repeated and no test depends on how fast the
-machine is; `--hypothesis-profile exploring` (`make test-templates`) tries new input.
+Generated input is the same in every run, so that a run that fails can be repeated, and has no deadline;
+`--hypothesis-profile exploring` (`make test-templates`) tries new input.
 """
 
 from __future__ import annotations

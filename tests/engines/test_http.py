@@ -157,14 +157,14 @@ def test_a_request_header_with_a_line_break_is_refused(http) -> None:
 @pytest.mark.parametrize(
     ("misbehaviour", "expected"),
     [
-        ("resets", ConnectionLostError),
-        ("breaks_off", ConnectionLostError),
-        ("hangs", EngineTimeoutError),
+        ("resets", (ConnectionLostError, "ClientOSError|ServerDisconnectedError")),
+        ("breaks_off", (ConnectionLostError, "ClientPayloadError|ServerDisconnectedError")),
+        ("hangs", (EngineTimeoutError, r"POST .*: no whole answer within 0\.3 s \(timeout_s\)")),
     ],
 )
 def test_a_broken_connection_is_one_of_three_errors_and_is_not_repeated(http, misbehaviour, expected) -> None:
     async def scenario(engine, server):
-        with pytest.raises(expected):
+        with pytest.raises(expected[0], match=expected[1]):
             await engine.generate(REQUEST)
         return len(server.generate_calls)
 

@@ -131,7 +131,10 @@ MOST_RATIO = 9.0
 
 
 def ratio(read: Callable[[int], object], size: int) -> float:
-    """How much longer four times as much takes, by the processor's time; the least of some attempts."""
+    """How much longer four times as much takes, by the processor's time; the least of some attempts.
+
+    A busy machine disturbs one or two of them.
+    """
 
     def seconds(units: int) -> float:
         began = time.process_time()
@@ -139,7 +142,7 @@ def ratio(read: Callable[[int], object], size: int) -> float:
         return time.process_time() - began
 
     found = float("inf")
-    for _ in range(4):
+    for _ in range(12):
         found = min(found, seconds(4 * size) / max(seconds(size), 1e-9))
         if found < MOST_RATIO:
             break

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-import time
 
 import pytest
 from servers.pasted_config import play_pasted
@@ -30,9 +29,7 @@ def doctor(*args: object) -> tuple[int, dict, dict]:
 
 @pytest.mark.parametrize("tokenizer", [["--tokenizer", "embedded"], []])
 def test_with_everything_on_one_can_train_and_the_configuration_works(vllm, tmp_path, tokenizer) -> None:
-    begun = time.monotonic()
     code, report, found = doctor(vllm.url, *tokenizer)
-    assert time.monotonic() - begun < 30
     assert (code, report["can_train"], report["engine"], report["version"]) == (0, True, "vllm", "0.32.0")
     levels = {name: finding["level"] for name, finding in found.items()}
     assert levels == dict.fromkeys(levels, "ok") | ({} if tokenizer else {"tokenizer": "note"})

@@ -15,7 +15,7 @@ from tokentrue.cli.door import CommandFailed, ExitCode
 from tokentrue.cli.report import WIDTH
 from tokentrue.engines.checkup.examination import AUTO, TRANSPORTS, Examination, Question, examine
 from tokentrue.engines.checkup.finding import Finding, Level
-from tokentrue.errors import EngineError, RouteMissingError, TransportError
+from tokentrue.errors import EngineError, EngineTimeoutError, RouteMissingError, TransportError
 from tokentrue.rendering.renderer import load_renderer
 
 _MARKS = {Level.OK: "ok", Level.NOTE: "note", Level.WARN: "warn", Level.FAIL: "FAIL"}
@@ -84,6 +84,11 @@ def doctor(url: str, **options: Any) -> None:
 def _examined(question: Question) -> Examination:
     try:
         return asyncio.run(examine(question))
+    except EngineTimeoutError as exc:
+        words = " ".join(str(exc).split())
+        raise CommandFailed(
+            ExitCode.FAILED, f"{words}: look at the server's log, or give it longer by --timeout"
+        ) from exc
     except TransportError as exc:
         words = " ".join(str(exc).split())
         raise CommandFailed(

@@ -57,18 +57,19 @@ LIMIT_QUESTION_S = 30.0
 """How long the question for the context limit may take, and the pause before it is asked again."""
 
 
-def error_from(exc: BaseException, where: str) -> TokentrueError:
+def error_from(exc: BaseException, where: str, timeouts: aiohttp.ClientTimeout | None = None) -> TokentrueError:
     """The one translation of aiohttp's exceptions (and of what the sockets below raise).
 
     Order matters: aiohttp's timeouts are also connection errors, its connector errors also OSErrors.
 
     Args:
         where: Method and URL, for the message.
+        timeouts: The limits under which the request was sent, for the message.
     """
     # No repr(): that of a response error holds the request's headers, and with them the API key.
     words = f"{where}: {type(exc).__name__}: {_plain(exc)}"
     if isinstance(exc, (aiohttp.ServerTimeoutError, TimeoutError)):
-        return EngineTimeoutError(words)
+        return EngineTimeoutError(f"{where}: {_too_late(exc, timeouts)}" if timeouts is not None else words)
     if isinstance(exc, (aiohttp.InvalidURL, aiohttp.NonHttpUrlClientError, aiohttp.RedirectClientError)):
         return ConfigError(words)
     if isinstance(exc, (aiohttp.ClientConnectorError, aiohttp.ServerFingerprintMismatch, ssl.SSLError)):
@@ -76,6 +77,13 @@ def error_from(exc: BaseException, where: str) -> TokentrueError:
     if isinstance(exc, aiohttp.ClientResponseError):
         return MalformedReplyError(words)
     return ConnectionLostError(words)
+
+
+def _too_late(exc: BaseException, timeouts: aiohttp.ClientTimeout) -> str:
+    """Which limit passed, and what to do."""
+    if isinstance(exc, aiohttp.ConnectionTimeoutError):
+        return f"no connection within {timeouts.sock_connect} s (connect_timeout_s)"
+    return f"no whole answer within {timeouts.total} s (timeout_s)"
 
 
 def _plain(exc: BaseException) -> str:
@@ -415,7 +423,7 @@ class HttpEngine:
             # `from None`: this one's repr() shows the request's headers to whoever logs the chain.
             raise error_from(exc, where) from None
         except (aiohttp.ClientError, OSError) as exc:
-            raise error_from(exc, where) from exc
+            raise error_from(exc, where, timeouts) from exc
 
     async def _may_begin_again(self, exc: TokentrueError, call: HttpCall, progress: _Progress, spent: int) -> int:
         """Wait before a stream is begun again, and count it; raise `exc` when it may not be."""
