@@ -55,6 +55,7 @@ def _laws(*names: str, renderer: str = "qwen_like") -> tuple[str, ...]:
 
 
 SEAMS = ("tests/rendering/test_seams.py",)
+LEFT_OFF = ("tests/rendering/test_left_off.py",)
 UNCLOSED = ("tests/rendering/test_unclosed_messages.py",)
 SAID = ("tests/rendering/test_sampled_text_matters.py",)
 LAW_1 = _laws("test_law_1_the_bridge_begins_with_what_was_sampled")
@@ -136,6 +137,20 @@ FAULTS = (
         "if junction is Junction.STOP_REWRITTEN and (seam.is_opener or close.id in self.opener_ids):",
         "if junction is Junction.STOP_REWRITTEN:",
         SEAMS,
+    ),
+    Fault(
+        "a close that is left out behind the last message is taken for an opener",
+        SEAM,
+        "ended = None if place_only or close.id in left_off else around.find_ended()",
+        "ended = None if place_only else around.find_ended()",
+        LEFT_OFF,
+    ),
+    Fault(
+        "an opener of all roles is taken for a close",
+        "rendering/left_off.py",
+        "return bool(found) and close not in front and behind.startswith(begins.ended + close)",
+        "return bool(found) and behind.startswith(begins.ended + close)",
+        LEFT_OFF,
     ),
     Fault(
         "the close behind a message left out is not compared with the real rendering",

@@ -407,4 +407,6 @@ def _opens(tails: TailFinder, tail: Tail, new: tuple[Message, ...], tools: tuple
     close = tail.seam.close.text
     if begins is None or not begins.opening or begins.ended.endswith(close):
         return False
+    if tail.seam.close.id in tails.left_off:
+        return False
     return begins.opening == close + tail.text[: tail.text.find(new[0].content or "")]

@@ -27,6 +27,7 @@ from tokentrue.rendering.formats.probing import Probes
 from tokentrue.rendering.formats.tool_calls import CallsWritten, calls_written
 from tokentrue.rendering.formats.tool_format import ToolFormat
 from tokentrue.rendering.independence import generation_prompts, short_history_is_enough
+from tokentrue.rendering.left_off import find_left_off
 from tokentrue.rendering.proof_cache import Proof, ProofCache, proof_key
 from tokentrue.rendering.reader import ParsedResponse, Reader, derive_reader
 from tokentrue.rendering.rendered import UNKNOWN_WRITERS, MaskedConversation, RenderedTokens
@@ -375,6 +376,7 @@ def make_renderer(
     """Derive a renderer from its parts; what takes long is looked up in `proofs` first."""
     form, probed = probe_message_form(template), RememberingTemplate.of(template)
     probes = TailFinder(probed, form, tokenizer, stop_ids)
+    probes = replace(probes, left_off=find_left_off(probes))
     probes = replace(probes, short_is_enough=_short_is_enough(probes, policy, proofs))
     reader = derive_reader(Probes.of(probed, form, tokenizer, stop_ids), stop_ids)
     control = control_markers(template, form, tokenizer, reader)

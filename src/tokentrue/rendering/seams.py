@@ -15,7 +15,7 @@ truly ends a message, 3 finds no opener that is a stop, and 4 no stop behind one
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from enum import Enum
 
@@ -97,17 +97,23 @@ class Around:
 
 
 def find_seam(
-    around: Around, tokenizer: Tokenizer, stop_ids: Sequence[int], *, place_only: bool = False
+    around: Around,
+    tokenizer: Tokenizer,
+    stop_ids: Sequence[int],
+    *,
+    left_off: Collection[int] = (),
+    place_only: bool = False,
 ) -> FoundSeam | None:
     """The seam behind a sampled message, or None when none is certain.
 
     Args:
+        left_off: Closes that the template leaves out behind the last message, as it does openers.
         place_only: Only close and gap are looked at: of which kind a close is, costs a rendering.
     """
     stops = [info for i in stop_ids if (info := tokenizer.added_token_of_id(i)) is not None]
     close = _first_of(stops, around.between)
     if close is not None:
-        ended = None if place_only else around.find_ended()
+        ended = None if place_only or close.id in left_off else around.find_ended()
         is_opener = ended is not None and close.text not in ended
         kind = SeamKind.OPENER if is_opener else SeamKind.CLOSE
         end = around.between.find(close.text) + len(close.text)

@@ -171,7 +171,9 @@ class TailMemory:
 class TailFinder:
     """Finds tails for one template; `short_is_enough` is what `independence` found.
 
-    Without `markers`, text that spells a special token is not told from the token.
+    Args:
+        left_off: What `left_off` found.
+        markers: Without them, text that spells a special token is not told from the token.
     """
 
     template: ChatTemplate
@@ -179,6 +181,7 @@ class TailFinder:
     tokenizer: Tokenizer
     stop_ids: tuple[int, ...]
     short_is_enough: bool = False
+    left_off: frozenset[int] = frozenset()
     markers: SpelledMarkers | None = None
     memory: TailMemory = field(default_factory=TailMemory)
 
@@ -368,7 +371,7 @@ class TailFinder:
             between=between,
             tail=texts.masked[texts.end or 0 :],
         )
-        found = find_seam(around, self.tokenizer, self.stop_ids, place_only=place_only)
+        found = find_seam(around, self.tokenizer, self.stop_ids, left_off=self.left_off, place_only=place_only)
         if found is not None:
             return found
         stops = " or ".join(self.tokenizer.id_text(stop_id) for stop_id in self.stop_ids)

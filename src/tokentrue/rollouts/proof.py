@@ -198,7 +198,8 @@ def _inserts(junction: Junction | None, tail: Tail, renderer: Renderer) -> list[
     if junction in (Junction.EXACT, Junction.OPENER_SHARED):
         return [[]]
     if junction is Junction.STOP_REWRITTEN:
-        return [[], [close.id]]
+        is_opener = tail.seam.is_opener or close.id in renderer.bridges.opener_ids
+        return [[close.id] if is_opener else []]
     if junction is Junction.CLOSE_RESTORED:
         return [[tail.seam.restored.id]]
     if junction is not Junction.CLOSE_ADDED:
