@@ -386,7 +386,7 @@ FAULTS = (
     Fault(
         "a typed tag is read as the schema says",
         "rendering/formats/parameters.py",
-        "return text if kind == self.type_word.text_word else typed_value(text, None)",
+        "return text if kind == self.type_word.text_word else typed_value(text)",
         "return typed_value(text, schema)",
         STATUSES,
     ),

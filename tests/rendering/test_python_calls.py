@@ -178,11 +178,11 @@ def test_strings_without_quotes_are_recognised_and_read_where_they_can_be_told()
 def test_a_whole_number_is_no_float_and_is_read_however_large_it_is(digits: str) -> None:
     number = int(digits, 0)
     assert whole_literal(f"{{'n': {digits}}}") == {"n": number}
-    assert typed_value(f"{{'n': {digits}}}", None) == {"n": number}
+    assert typed_value(f"{{'n': {digits}}}") == {"n": number}
 
 
 @pytest.mark.parametrize("digits", ["9" * 5000, "0x" + "f" * 5000])
 def test_a_number_that_nobody_can_write_as_json_is_no_literal(digits: str) -> None:
     with pytest.raises(NotLiteral):
         whole_literal(digits)
-    assert typed_value(f"[{digits}]", None) == f"[{digits}]"
+    assert typed_value(f"[{digits}]") == f"[{digits}]"

@@ -12,7 +12,6 @@ between tags is free; around a value there is none.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,7 +19,8 @@ from tokentrue.rendering.formats.blocks import Blocks
 from tokentrue.rendering.formats.marks import Marks
 from tokentrue.rendering.formats.parsed import CallStatus, ParsedToolCall, Schemas, json_text
 from tokentrue.rendering.formats.probing import KEY, NAME, OTHER_KEY, OTHER_VALUE, TEXT, VALUE, Probes
-from tokentrue.rendering.formats.typed_values import item_schema, property_schema, typed_value, types_of
+from tokentrue.rendering.formats.schemas import NO_SCHEMA, Schema
+from tokentrue.rendering.formats.typed_values import typed_value
 
 _DEEPEST = 100
 
@@ -91,7 +91,7 @@ class _Elements:
             # The last tag may be half of a call's, or of what closes the block.
             return end, _stray(self._raw(end), closed=closed or end < len(self._tags))
         name = self._marks.plain(tag[len(form.call_open) : name_end]).strip()
-        schema = schemas.get(name)
+        schema = schemas.get(name, NO_SCHEMA)
         try:
             self._need_space(tag[name_end + len(form.name_close) :])
             self._at += 1
@@ -106,16 +106,16 @@ class _Elements:
             return self._at, ParsedToolCall(raw, CallStatus.MISSING_NAME)
         return self._at, ParsedToolCall(raw, CallStatus.OK, name, json_text(arguments))
 
-    def _members(self, close: str, schema: Mapping[str, Any] | None, depth: int) -> dict[str, Any]:
+    def _members(self, close: str, schema: Schema, depth: int) -> dict[str, Any]:
         found: dict[str, Any] = {}
         while not self._takes(close):
             key = self._marks.plain(self._key())
             if key in found:
                 raise _NotWrittenError(is_cut=False)
-            found[key] = self._element(property_schema(schema, key), depth)
+            found[key] = self._element(schema.property(key), depth)
         return found
 
-    def _element(self, schema: Mapping[str, Any] | None, depth: int) -> Any:
+    def _element(self, schema: Schema, depth: int) -> Any:
         """The value of the element that opens here."""
         if depth > _DEEPEST:
             raise _NotWrittenError(is_cut=False)
@@ -126,14 +126,14 @@ class _Elements:
         if self._takes(close):
             return _typed(self._marks.plain(text), schema)
         self._need_space(text)
-        types = types_of(schema)
+        types = schema.types
         if self._key() != self._form.item or ("object" in types and "array" not in types):
             return self._members(close, schema, depth + 1)
-        items = []
+        items: list[Any] = []
         while not self._takes(close):
             if self._key() != self._form.item:
                 raise _NotWrittenError(is_cut=False)
-            items.append(self._element(item_schema(schema), depth + 1))
+            items.append(self._element(schema.item(len(items)), depth + 1))
         return items
 
     def _key(self) -> str:
@@ -182,11 +182,11 @@ class _Elements:
         return self._marks.plain("".join(self._form.mark + tag for tag in self._tags[self._start : end])).strip()
 
 
-def _typed(text: str, schema: Mapping[str, Any] | None) -> Any:
+def _typed(text: str, schema: Schema) -> Any:
     """The value that a text stands for; nothing at all may be an empty list or object."""
-    types = types_of(schema)
+    types = schema.types
     if not types:
-        value = typed_value(text, None)
+        value = typed_value(text)
         return value if isinstance(value, (int, float)) and json_text(value) == text else text
     if text.strip() or "string" in types:
         return typed_value(text, schema)

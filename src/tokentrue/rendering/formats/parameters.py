@@ -13,7 +13,6 @@ otherwise, because models respace, white space between tags is free and spelled 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -21,7 +20,8 @@ from tokentrue.rendering.formats.block_glue import common_prefix, common_suffix
 from tokentrue.rendering.formats.marks import Marks, is_mark
 from tokentrue.rendering.formats.parsed import CallStatus, ParsedToolCall, Schemas, json_text
 from tokentrue.rendering.formats.probing import KEY, VALUE, Probes
-from tokentrue.rendering.formats.typed_values import property_schema, typed_value, types_of
+from tokentrue.rendering.formats.schemas import NO_SCHEMA, Schema
+from tokentrue.rendering.formats.typed_values import typed_value
 
 _Pairs: TypeAlias = list[tuple[str, str | None, str]]
 """A key, the type word of its tag, and the value, as marked text."""
@@ -151,7 +151,7 @@ class ParameterTags:
         name = self._word(name_text, marks).strip()
         if not name:
             return ParsedToolCall(raw, CallStatus.MISSING_NAME)
-        schema = schemas.get(name)
+        schema = schemas.get(name, NO_SCHEMA)
         pairs = self._read_pairs(rest, marks, schema)
         if pairs is None:
             return ParsedToolCall(raw, CallStatus.INVALID_JSON, name)
@@ -161,16 +161,16 @@ class ParameterTags:
             if plain_key in values:
                 # One of the two values would be lost.
                 return ParsedToolCall(raw, CallStatus.INVALID_JSON, name)
-            values[plain_key] = self._value(text, kind, property_schema(schema, plain_key))
+            values[plain_key] = self._value(text, kind, schema.property(plain_key))
         return ParsedToolCall(raw, CallStatus.OK, name, json_text(values))
 
-    def _value(self, text: str, kind: str | None, schema: Mapping[str, Any] | None) -> Any:
+    def _value(self, text: str, kind: str | None, schema: Schema) -> Any:
         if kind == _QUOTED:
-            types = types_of(schema)
+            types = schema.types
             return text if not types or "string" in types else typed_value(text, schema)
         if self.type_word is None:
             return typed_value(text, schema)
-        return text if kind == self.type_word.text_word else typed_value(text, None)
+        return text if kind == self.type_word.text_word else typed_value(text)
 
     def _word(self, text: str, marks: Marks) -> str:
         """A name or a key."""
@@ -188,7 +188,7 @@ class ParameterTags:
         consumed = match.end() if match.groupdict().get("close") else match.start()
         return inner[: match.start()], inner[consumed:]
 
-    def _read_pairs(self, rest: str, marks: Marks, schema: Mapping[str, Any] | None) -> _Pairs | None:
+    def _read_pairs(self, rest: str, marks: Marks, schema: Schema) -> _Pairs | None:
         """As the template spaces them, and where that cannot be, as models do."""
         exact = self._pairs(rest, is_exact=True)
         if exact is None:
@@ -199,7 +199,7 @@ class ParameterTags:
         # Text that spells tags, or respaced tags: the latter where a key is required that only they have.
         respaced = self._pairs(rest, is_exact=False) or []
         found, kept = ({self._word(key, marks) for key, _, _ in pairs} for pairs in (respaced, exact))
-        return respaced if (found - kept) & _required(schema) else exact
+        return respaced if (found - kept) & schema.required else exact
 
     def _pairs(self, rest: str, *, is_exact: bool) -> _Pairs | None:
         """Keys, their type words and values in order; None when something else stands between them."""
@@ -239,11 +239,6 @@ class ParameterTags:
             pairs.append((match["key"].strip(), kind, text))
             position = match.end()
         return pairs
-
-
-def _required(schema: Mapping[str, Any] | None) -> set[str]:
-    required = schema.get("required") if schema is not None else None
-    return {key for key in required if isinstance(key, str)} if isinstance(required, list) else set()
 
 
 def _loose(text: str) -> str:

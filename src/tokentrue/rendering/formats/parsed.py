@@ -11,11 +11,12 @@ from typing import Any
 import msgspec
 
 from tokentrue.messages import ToolCall
+from tokentrue.rendering.formats.schemas import Schema
 
 _RAW_OBJECT = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _TEXT = msgspec.json.Decoder(str)
 
-Schemas = Mapping[str, Mapping[str, Any]]
+Schemas = Mapping[str, Schema]
 """JSON schema of each offered tool's parameters, by the tool's name. Empty: no tool was offered."""
 
 
@@ -66,12 +67,8 @@ ReadPiece = Spoken | ParsedToolCall
 
 def schemas_of(tools: Sequence[Mapping[str, Any]]) -> Schemas:
     """The parameter schemas of tools in OpenAI's envelope."""
-    schemas: dict[str, Mapping[str, Any]] = {}
-    for tool in tools:
-        function = tool["function"]
-        parameters = function.get("parameters")
-        schemas[str(function["name"])] = parameters if isinstance(parameters, Mapping) else {}
-    return schemas
+    functions = (tool["function"] for tool in tools)
+    return {str(function["name"]): Schema.of(function.get("parameters")) for function in functions}
 
 
 def judged(call: ParsedToolCall, schemas: Schemas) -> ParsedToolCall:

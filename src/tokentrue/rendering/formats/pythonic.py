@@ -25,7 +25,8 @@ from tokentrue.rendering.formats.parsed import (
     json_text,
 )
 from tokentrue.rendering.formats.python_literals import Literals, NotLiteral
-from tokentrue.rendering.formats.typed_values import property_schema, typed_value
+from tokentrue.rendering.formats.schemas import NO_SCHEMA, Schema
+from tokentrue.rendering.formats.typed_values import typed_value
 
 _TEXT = r"""[^\s\[\](){}=,'"]"""
 _NAME = re.compile(rf"(?P<name>{_TEXT}*)\s*\(")
@@ -105,7 +106,7 @@ class PythonList:
         if name is None or not name["name"]:
             raise NotLiteral(f"no name at {begin}")
         reader.at = name.end()
-        schema = schemas.get(name["name"])
+        schema = schemas.get(name["name"], NO_SCHEMA)
         arguments: dict[str, Any] = {}
         reader.skip_space()
         while not reader.takes(")"):
@@ -115,12 +116,12 @@ class PythonList:
             if key is None or key["key"] in arguments:
                 raise NotLiteral(f"no further key at {reader.at}")
             reader.at = key.end()
-            arguments[key["key"]] = self._value(reader, property_schema(schema, key["key"]))
+            arguments[key["key"]] = self._value(reader, schema.property(key["key"]))
             reader.skip_space()
         text = raw[begin : reader.at]
         return ParsedToolCall(text, CallStatus.OK, name["name"], json_text(arguments)), reader.at
 
-    def _value(self, reader: Literals, schema: Any) -> Any:
+    def _value(self, reader: Literals, schema: Schema) -> Any:
         start = reader.at
         bare = _BARE.match(reader.text, start) if self.bare_strings else None
         if bare is not None:

@@ -10,21 +10,21 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Mapping
 from typing import Any
 
 from tokentrue.rendering.formats.python_literals import whole_literal
+from tokentrue.rendering.formats.schemas import NO_SCHEMA, Schema, type_of
 
 _PYTHON_WORDS: dict[str, Any] = {"True": True, "False": False, "None": None}
 
 
-def typed_value(text: str, schema: Mapping[str, Any] | None) -> Any:
+def typed_value(text: str, schema: Schema = NO_SCHEMA) -> Any:
     """The value of one parameter.
 
     Args:
-        schema: The property's JSON schema; None when it has none.
+        schema: The property's.
     """
-    types = types_of(schema)
+    types = schema.types
     if types == {"string"}:
         return text
     try:
@@ -37,56 +37,8 @@ def typed_value(text: str, schema: Mapping[str, Any] | None) -> Any:
     return value if not types or _fits(value, types) or "string" not in types else text
 
 
-def property_schema(parameters: Mapping[str, Any] | None, key: str) -> Mapping[str, Any] | None:
-    """The schema of one property; None when the tool or the property is unknown."""
-    for option in _options(parameters):
-        properties = option.get("properties")
-        found = properties.get(key) if isinstance(properties, Mapping) else None
-        if isinstance(found, Mapping):
-            return found
-    return None
-
-
-def item_schema(schema: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
-    """The schema of a list's items; None when it has none."""
-    found = (option.get("items") for option in _options(schema))
-    return next((items for items in found if isinstance(items, Mapping)), None)
-
-
-def _options(schema: Mapping[str, Any] | None) -> Iterator[Mapping[str, Any]]:
-    """A schema and the ones that it is put together from."""
-    if schema is None:
-        return
-    yield schema
-    for key in ("anyOf", "oneOf", "allOf"):
-        for option in schema.get(key) or ():
-            if isinstance(option, Mapping):
-                yield from _options(option)
-
-
-def types_of(schema: Mapping[str, Any] | None) -> frozenset[str]:
-    """The JSON types that a schema allows; empty where it names none."""
-    types: set[str] = set()
-    enums: list[Any] = []
-    for option in _options(schema):
-        named = option.get("type")
-        types |= {named} if isinstance(named, str) else {t for t in named or () if isinstance(t, str)}
-        enums += option["enum"] if isinstance(option.get("enum"), list) else []
-    return frozenset(types or {_type_of(value) for value in enums})
-
-
-def _type_of(value: Any) -> str:
-    if value is None or isinstance(value, bool):
-        return "null" if value is None else "boolean"
-    if isinstance(value, (int, float)):
-        return "integer" if isinstance(value, int) else "number"
-    if isinstance(value, str):
-        return "string"
-    return "object" if isinstance(value, dict) else "array"
-
-
 def _fits(value: Any, types: frozenset[str]) -> bool:
-    found = _type_of(value)
+    found = type_of(value)
     return found in types or (found == "integer" and "number" in types)
 
 
