@@ -106,3 +106,15 @@ BROKEN: tuple[dict[str, Any], ...] = (
 def test_a_schema_that_is_none_says_nothing_and_raises_nothing(name: str, schema: dict[str, Any]) -> None:
     offered = tools({"s": schema}, required=7, allOf=7)
     assert read_back(family(name), {"s": "a", "n": [1, {"k": "a"}]}, offered) == {"s": "a", "n": [1, {"k": "a"}]}
+
+
+@pytest.mark.parametrize("name", ["hermes", "lines", "bare"])
+def test_a_number_of_more_digits_than_python_writes_is_read_beside_keys_that_are_looked_for(name: str) -> None:
+    renderer = family(name)
+    message = Message(role="assistant", tool_calls=(ToolCall("save", '{"name": 8, "arguments": 9}', "x"),))
+    digits = "9" * 5000
+    ids = renderer.render_assistant(message)
+    text = renderer.text_of(ids[:-1])
+    assert text.count("8") == 1
+    (call,) = renderer.parse_response(renderer.tokenizer.encode(text.replace("8", digits))).tool_calls
+    assert digits in (call.arguments or "")

@@ -17,7 +17,7 @@ from tokentrue.rendering.formats.parsed import (
     is_json,
 )
 
-_DECODER = json.JSONDecoder()
+_DECODER = json.JSONDecoder(parse_int=str)  # only where a value ends is asked for, and Python refuses long numbers
 _BETWEEN = re.compile(r"[\s,]*")
 
 

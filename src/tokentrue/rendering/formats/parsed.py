@@ -166,7 +166,8 @@ def _has_twice(raw: str, keys: Sequence[str]) -> bool:
         outermost[:] = [key for key, _ in pairs]
 
     try:
-        json.loads(raw, object_pairs_hook=keep)
+        # Numbers stay text: Python refuses to make one of more than some thousand digits, and JSON has them.
+        json.loads(raw, object_pairs_hook=keep, parse_int=str)
     except RecursionError:
         return False
     return any(outermost.count(key) > 1 for key in keys)
