@@ -23,7 +23,7 @@ from servers.dynamo.server import Frontend, Worker
 from servers.forward_pass import ForwardPass
 from servers.processes import EMBEDDED_MODEL, REPOSITORY
 from servers.teacher_forcing import TeacherForcing
-from servers.venvs import ENGINES
+from servers.venvs import installed
 from servers.vllm.server import BLOCK_TOKENS as VLLM_BLOCK_TOKENS
 from servers.vllm.server import CONTEXT_LIMIT, MODEL_NAME, VllmServer
 from tokentrue.engines.embedded.engine import EmbeddedEngine
@@ -116,8 +116,8 @@ def requests_in_work(metrics_url: str) -> float:
 def best_oracle(log_path: Path) -> Iterator[NamedOracle]:
     """transformers' forward pass in single precision, where an engine's venv has it; else our own in numpy."""
     for name in ("vllm", "dynamo-vllm"):
-        python = ENGINES / name / "bin" / "python"
-        if python.exists():
+        python = installed(name)
+        if python is not None:
             with ForwardPass(python, EMBEDDED_MODEL, log_path) as forward_pass:
                 yield NamedOracle("transformers, float32", forward_pass)
             return

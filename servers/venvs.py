@@ -43,6 +43,12 @@ def ensure_venv(name: str, recipe: str, build: Callable[[Path], None]) -> Path:
     return python
 
 
+def installed(name: str) -> Path | None:
+    """The Python of `.engines/NAME`; None where there is none, or where it is not built to its end."""
+    folder = ENGINES / name
+    return folder / "bin" / "python" if (folder / _STAMP).exists() else None
+
+
 def pip(python: Path, *arguments: str) -> None:
     """Run pip of a venv; it prints errors only.
 

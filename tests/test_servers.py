@@ -1,4 +1,4 @@
-"""What the tests of the engines ask the kernel about servers, asked about this very process."""
+"""What the tests of the engines ask about servers and their venvs, asked where the answer is known."""
 
 from __future__ import annotations
 
@@ -6,8 +6,10 @@ import os
 import socket
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
+from servers import venvs
 from servers.sockets import LOOPBACK, listening_addresses
 
 ANYWHERE = "00000000"
@@ -28,3 +30,25 @@ def test_a_process_that_is_not_there_listens_nowhere_unnoticed() -> None:
         gone.wait()
     with pytest.raises(FileNotFoundError):
         listening_addresses(gone.pid)
+
+
+def test_a_venv_is_there_once_it_is_whole(tmp_path, monkeypatch) -> None:
+    """Another suite may want its libraries while it is being built."""
+    monkeypatch.setattr(venvs, "REPOSITORY", tmp_path)
+    monkeypatch.setattr(venvs, "ENGINES", tmp_path / ".engines")
+    monkeypatch.setattr(venvs.subprocess, "run", lambda command, check: Path(command[-1]).mkdir(parents=True))
+    seen = []
+
+    def build(python: Path) -> None:
+        assert python.parents[1].exists()
+        seen.append(venvs.installed("some"))
+
+    def fails(_python: Path) -> None:
+        raise subprocess.CalledProcessError(1, "pip")
+
+    assert venvs.installed("some") is None
+    python = venvs.ensure_venv("some", "recipe", build)
+    assert (seen, venvs.installed("some")) == ([None], python)
+    with pytest.raises(subprocess.CalledProcessError):
+        venvs.ensure_venv("some", "another recipe", fails)
+    assert venvs.installed("some") is None
