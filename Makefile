@@ -11,7 +11,7 @@ WORKERS ?= 2
 SOURCES := $(shell find src -type f -not -name '*.pyc') pyproject.toml README.md LICENSE
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check docs clean
+.PHONY: help setup demo test check docs clean
 
 help:
 	@echo "make demo         play real conversations on the embedded engine and print the proof"
@@ -43,6 +43,8 @@ $(VENV)/wheel: $(VENV)/created $(SOURCES)
 $(VENV)/test-tools: $(VENV)/created pyproject.toml | $(VENV)/wheel
 	@$(PIP) install -q "$$(ls build/wheel/*.whl)[test]"
 	@touch $@
+
+setup: $(VENV)/wheel $(VENV)/test-tools
 
 demo: $(VENV)/wheel
 	@$(VENV)/bin/tokentrue demo --out $(DEMO_OUT)

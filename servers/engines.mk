@@ -7,7 +7,12 @@ ONE_THREAD = OPENBLAS_NUM_THREADS=1 OMP_NUM_THREADS=1 MKL_NUM_THREADS=1
 
 ENGINE_SUITES := vllm dynamo dynamo-vllm
 
-.PHONY: test-dynamo test-vllm test-dynamo-vllm test-engines docs-engines
+.PHONY: engines test-dynamo test-vllm test-dynamo-vllm test-engines docs-engines
+
+# The venvs alone, of the engines that .ci/run starts.
+engines: $(VENV)/wheel
+	@$(PY) -m servers.dynamo install
+	@$(PY) -m servers.vllm install
 
 test-dynamo: $(VENV)/wheel $(VENV)/test-tools
 	@$(PY) -m servers.dynamo install

@@ -29,29 +29,25 @@ class ServerError(RuntimeError):
 
 
 def free_ports(count: int) -> list[int]:
-    """That many different TCP ports which are free on 127.0.0.1 right now."""
-    sockets = [socket.socket() for _ in range(count)]
-    try:
-        for each in sockets:
-            each.bind(("127.0.0.1", 0))
-        return [int(each.getsockname()[1]) for each in sockets]
-    finally:
-        for each in sockets:
-            each.close()
+    """That many different TCP ports which are free on 127.0.0.1 right now.
 
-
-def free_low_port() -> int:
-    """A free TCP port below 32768, for programs that keep ports in 16 signed bits.
+    Below 32768: the kernel gives higher ones to outgoing connections, so that one could be taken before a server
+    binds it; and some programs keep ports in 16 signed bits.
 
     Raises:
         ServerError: None of many was free.
     """
-    for _ in range(200):
-        port = random.randrange(20000, 32768)
-        with socket.socket() as each, contextlib.suppress(OSError):
-            each.bind(("127.0.0.1", port))
-            return port
-    raise ServerError("no free port was found between 20000 and 32767")
+    with contextlib.ExitStack() as held:
+        found: list[int] = []
+        for port in random.SystemRandom().sample(range(20000, 32768), 200):
+            if len(found) == count:
+                break
+            with contextlib.suppress(OSError):
+                held.enter_context(socket.socket()).bind(("127.0.0.1", port))
+                found.append(port)
+    if len(found) < count:
+        raise ServerError(f"no {count} free ports were found between 20000 and 32767")
+    return found
 
 
 def clean_environment(settings: Mapping[str, str]) -> dict[str, str]:

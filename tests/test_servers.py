@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 import subprocess
@@ -10,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from servers import venvs
+from servers.processes import ServerError, free_ports
 from servers.sockets import LOOPBACK, listening_addresses
 
 ANYWHERE = "00000000"
@@ -52,3 +54,14 @@ def test_a_venv_is_there_once_it_is_whole(tmp_path, monkeypatch) -> None:
     with pytest.raises(subprocess.CalledProcessError):
         venvs.ensure_venv("some", "another recipe", fails)
     assert venvs.installed("some") is None
+
+
+def test_ports_are_free_different_and_below_those_of_outgoing_connections() -> None:
+    ports = free_ports(30)
+    assert len(set(ports)) == 30
+    assert all(0 < port < 2**15 for port in ports)
+    with contextlib.ExitStack() as servers:
+        for port in ports:
+            servers.enter_context(socket.create_server(("127.0.0.1", port)))
+    with pytest.raises(ServerError, match="no 100000 free ports"):
+        free_ports(100_000)

@@ -15,7 +15,7 @@ sys.path.insert(0, str(REPOSITORY))  # `servers` is no part of the wheel
 from servers.dynamo.server import DynamoServer, Frontend, Worker  # noqa: E402
 from servers.dynamo_vllm.install import ensure_dynamo_vllm  # noqa: E402
 from servers.dynamo_vllm.server import DYNAMO_VLLM, READY_TIMEOUT_S  # noqa: E402
-from servers.processes import free_low_port  # noqa: E402
+from servers.processes import free_ports  # noqa: E402
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +37,7 @@ def dynamo_vllm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     with DynamoServer(ensure_dynamo_vllm(), tmp_path_factory.mktemp("dynamo-vllm") / "run") as server:
         frontend = server.start_frontend()
         plain = server.start_frontend("plain", {"DYN_VLLM_ENABLE_INFERENCE_V1_GENERATE": "0"})
-        system_port = free_low_port()  # Dynamo 1.6.1 takes 16 signed bits
+        (system_port,) = free_ports(1)  # Dynamo 1.6.1 takes 16 signed bits
         settings = {**DYNAMO_VLLM.settings, "DYN_SYSTEM_PORT": str(system_port)}
         worker = server.start_worker(replace(DYNAMO_VLLM, settings=settings))
         server.wait_ready(READY_TIMEOUT_S)

@@ -17,7 +17,7 @@ from servers.dynamo.server import DynamoServer
 from servers.dynamo_vllm.install import ensure_dynamo_vllm
 from servers.dynamo_vllm.server import DYNAMO_VLLM, READY_TIMEOUT_S
 from servers.other_weights import write_other_weights
-from servers.processes import free_low_port, free_ports
+from servers.processes import free_ports
 from servers.teacher_forcing import TeacherForcing
 
 from tokentrue.engines.admin import HttpAdmin, make_admin
@@ -49,9 +49,9 @@ class Controlled:
 
 @pytest.fixture(scope="module")
 def controlled(tmp_path_factory) -> Iterator[Controlled]:
-    (rl_port,) = free_ports(1)
+    rl_port, system_port = free_ports(2)
     second = write_other_weights(MODEL_FOLDER, tmp_path_factory.mktemp("second") / "model", seed=1)
-    settings = {**DYNAMO_VLLM.settings, "DYN_SYSTEM_PORT": str(free_low_port())}
+    settings = {**DYNAMO_VLLM.settings, "DYN_SYSTEM_PORT": str(system_port)}
     kind = replace(DYNAMO_VLLM, settings=settings, arguments=("--enable-rl",))
     with DynamoServer(ensure_dynamo_vllm(), tmp_path_factory.mktemp("controlled") / "run") as server:
         frontend = server.start_frontend(settings={"DYN_ENABLE_RL": "1", "DYN_RL_PORT": str(rl_port)})
