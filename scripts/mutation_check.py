@@ -139,6 +139,13 @@ FAULTS = (
         SEAMS,
     ),
     Fault(
+        "reasoning that was cut is ended without the line break in front of the close",
+        BRIDGE,
+        "return form.closing_text + space, space",
+        "return form.closing_text, space",
+        ("tests/rendering/test_cut_text.py",),
+    ),
+    Fault(
         "a close that is left out behind the last message is taken for an opener",
         SEAM,
         "ended = None if place_only or close.id in left_off else around.find_ended()",
@@ -246,8 +253,8 @@ FAULTS = (
     Fault(
         "open reasoning is not closed behind a truncated completion",
         BRIDGE,
-        "if self.reasoning is not None and self.reasoning.is_open(",
-        "if self.reasoning is None and self.reasoning.is_open(",
+        "        if self.reasoning.is_open(sampled):\n            return is_open\n",
+        "",
         (f"{BRIDGE_LAWS}::test_truncated_reasoning_is_closed_before_the_message_is",),
     ),
     Fault(

@@ -25,6 +25,14 @@ FRAME = LINE.replace("m.content + '\\n<|im_end|>", "'<think>' + m.content + '</t
 )
 """It puts a frame of markers around a text, as Command R7B's does."""
 
+_THOUGHT = "('<think>\\n' + (m.reasoning_content or '') + '\\n</think>\\n\\n' if m.role == 'assistant' else '')"
+THINKS = LINE.replace("m.content + ", _THOUGHT + " + m.content + ").replace(
+    "assistant\\n' }}", "assistant\\n<think>\\n' }}"
+)
+"""It keeps reasoning, and ends a message with a line break."""
+FORGETS = THINKS.replace("if m.role == 'assistant'", "if m.role == 'assistant' and loop.last")
+"""As Nemotron Nano v2: its history has no reasoning."""
+
 
 def ended(renderer: Renderer, content: str, sampled: str) -> str:
     """What a bridge puts behind a cut text; the whole prompt must be the template's."""
@@ -64,6 +72,79 @@ def test_what_the_template_would_trim_is_ended_by_the_close_alone(tmp_path: Path
     )
     assert isinstance(found, Bridge)
     assert renderer.tokenizer.decode(found.added_ids).startswith("<|im_end|>")
+
+
+@pytest.mark.parametrize(
+    ("sampled", "said", "added"),
+    [
+        ("So", Message(role="assistant", reasoning_content="So"), "\n</think>\n\n\n"),
+        ("So\n</think>", Message(role="assistant", reasoning_content="So"), "\n\n\n"),
+        ("So\n</think>\n\n", Message(role="assistant", reasoning_content="So"), "\n"),
+        ("So\n</think>\n\nIt", Message(role="assistant", reasoning_content="So", content="It"), "\n"),
+    ],
+)
+def test_reasoning_that_was_cut_is_ended_as_a_message_without_text_is(
+    tmp_path: Path, sampled: str, said: Message, added: str
+) -> None:
+    """The whole prompt is the template's, down to the line break in front of the close."""
+    renderer = load_renderer(write_folder(tmp_path, THINKS))
+    prompt, new = renderer.render_ids([user("Hi")]), [user("And?")]
+    ids = renderer.tokenizer.encode(sampled)
+    assert renderer.parse_response(ids, prompt_ids=prompt).to_message() == said
+    found = renderer.bridge_to_next_turn(
+        prompt, ids, new, history=[user("Hi"), said], finish_reason=FinishReason.LENGTH
+    )
+    assert isinstance(found, Bridge)
+    assert renderer.tokenizer.decode(found.added_ids).partition("<|im_end|>")[0] == added
+    assert renderer.text_of(found.prompt_ids) == renderer.render_text([user("Hi"), said, *new])
+
+
+@pytest.mark.parametrize(("sampled", "added"), [("So", "\n</think>\n\n\n"), ("So\n</think>", "\n")])
+def test_reasoning_that_history_forgets_is_ended_alike(tmp_path: Path, sampled: str, added: str) -> None:
+    """Behind it the template's message without text ends with the line break too."""
+    renderer = load_renderer(write_folder(tmp_path, FORGETS))
+    history = [user("Hi"), Message(role="assistant", reasoning_content="So")]
+    found = renderer.bridge_to_next_turn(
+        renderer.render_ids(history[:1]),
+        renderer.tokenizer.encode(sampled),
+        [user("And?")],
+        history=history,
+        finish_reason=FinishReason.LENGTH,
+    )
+    assert isinstance(found, Bridge)
+    text = renderer.tokenizer.decode(found.added_ids)
+    assert text.startswith(added + "<|im_end|>\n")
+    full = renderer.render_text([*history, user("And?")])
+    assert full.endswith(text.removeprefix(added[:-1]))
+
+
+def test_a_frame_that_was_never_opened_is_not_closed_behind_reasoning(tmp_path: Path) -> None:
+    framed = THINKS.replace(
+        "m.content + '\\n<|im_end|>", "('<im_say>' + m.content + '</im_say>' if m.content else '') + '<|im_end|>"
+    )
+    renderer = load_renderer(write_folder(tmp_path, framed))
+    history = [user("Hi"), Message(role="assistant", reasoning_content="So")]
+    prompt, sampled = renderer.render_ids(history[:1]), renderer.tokenizer.encode("So")
+    found = renderer.bridge_to_next_turn(
+        prompt, sampled, [user("And?")], history=history, finish_reason=FinishReason.LENGTH
+    )
+    assert isinstance(found, Bridge)
+    assert renderer.text_of(found.prompt_ids) == renderer.render_text([*history, user("And?")])
+
+
+@pytest.mark.parametrize("template", [THINKS, FORGETS], ids=["kept", "forgotten"])
+def test_the_laws_know_how_cut_reasoning_is_ended(tmp_path: Path, template: str) -> None:
+    renderer = load_renderer(write_folder(tmp_path, template))
+    play = Play(renderer, [user("Hi")], tools=())
+    for said in ("So", "So\n</think>", "So\n</think>\n\n", "So\n</think>\n\nIt"):
+        play.sample(renderer.tokenizer.encode(said), FinishReason.LENGTH)
+        play.answer(user("And?"))
+    play.say("So\n</think>\n\nHo\n")
+    played = play.done()
+    assert all(record.turn.stitch.junction is Junction.CLOSE_ADDED for record in played.turns[1:])
+    proof = prove([played.episode], played.turns, renderer)
+    assert proof.holds, [check for check in proof.checks if not check.holds]
+    check_renderer(renderer, turns=16).raise_if_broken()
 
 
 @pytest.mark.parametrize("template", [LINE, FRAME])

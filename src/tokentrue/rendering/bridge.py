@@ -182,13 +182,31 @@ class BridgeBuilder:
             return (close.id,)
         if junction is not Junction.CLOSE_ADDED:
             return ()
-        if self.reasoning is not None and self.reasoning.is_open(
-            [*self.generation_tail(prompt_ids), *completion_ids]
-        ):
-            return tuple(self.tokenizer.encode(self.reasoning.closing_text + seam.added.text))
-        cut = self._cut_text(completion_ids) if tail.gap and seam.kind is SeamKind.CLOSE else ""
-        ended = self.tokenizer.encode(tail.left_of_gap(cut) + close.text) if cut else []
-        return tuple(ended) if ended and ended[-1] == close.id else (seam.added.id,)
+        cut = self._cut_text(completion_ids) if seam.kind is SeamKind.CLOSE else ""
+        left = self._left_of_reasoning(prompt_ids, completion_ids, tail) or tail.left_of_gap(cut)
+        ended = self.tokenizer.encode(left + seam.added.text) if left else []
+        return tuple(ended) if ended and ended[-1] == seam.added.id else (seam.added.id,)
+
+    def ends_of_reasoning(self, tail: Tail) -> tuple[str, str]:
+        """What ends a message that was cut in its reasoning, and one cut right behind it; without the close."""
+        form = self.reasoning
+        if form is None:
+            return "", ""
+        shown = tail.space_behind(form.closer.text)
+        if shown is not None:
+            return form.trail + form.closer.text + shown, shown
+        space = tail.gap if tail.seam.kind is SeamKind.CLOSE and not tail.gap.strip() else ""
+        return form.closing_text + space, space
+
+    def _left_of_reasoning(self, prompt_ids: TokenIds, completion_ids: TokenIds, tail: Tail) -> str:
+        """That of `ends_of_reasoning` which the message needs; "" where something else was cut."""
+        sampled = [*self.generation_tail(prompt_ids), *completion_ids]
+        if self.reasoning is None or not sampled:
+            return ""
+        is_open, is_closed = self.ends_of_reasoning(tail)
+        if self.reasoning.is_open(sampled):
+            return is_open
+        return is_closed if sampled[-1] == self.reasoning.closer.id else ""
 
     def _cut_text(self, completion_ids: TokenIds) -> str:
         """The end of a cut completion: its text behind the last added token, or that token where none follows."""

@@ -90,6 +90,11 @@ class Tail:
         cuts = range(said, len(self.before) + 1) if sampled else ()
         return next((self.before[cut:] for cut in cuts if self.before[:cut].endswith(sampled)), "")
 
+    def space_behind(self, closer: str) -> str | None:
+        """What the template writes between reasoning and the close; None where it does not show that."""
+        _, found, space = self.before.rpartition(closer)
+        return space if found and not space.strip() else None
+
 
 @dataclass(frozen=True, slots=True)
 class FollowUp:

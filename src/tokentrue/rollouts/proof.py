@@ -207,8 +207,7 @@ def _inserts(junction: Junction | None, tail: Tail, renderer: Renderer) -> list[
     added = tail.seam.added
     # A cut text is ended with what is left of the white space or the frame that the template writes behind it.
     left = [tail.gap[at:] for at in range(len(tail.gap))] if tail.seam.kind is SeamKind.CLOSE else []
-    if renderer.reader.reasoning is not None:
-        left.append(renderer.reader.reasoning.closing_text)
+    left += [text for text in renderer.bridges.ends_of_reasoning(tail) if text]
     return [[added.id], *(renderer.tokenizer.encode(text + added.text) for text in left)]
 
 
