@@ -18,6 +18,7 @@ DOORS = {
     "aiohttp": ["engines/http.py"],
     "jinja2": ["rendering/chat_template.py"],
     "tokenizers": ["rendering/tokenizer.py"],
+    "huggingface_hub": ["rendering/named_folder.py"],
     "gigatoken": ["rendering/fast_tokenizer.py"],
     "pyarrow": ["rollouts/record"],
     "safetensors": ["engines/embedded/"],

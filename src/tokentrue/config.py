@@ -285,9 +285,10 @@ class ClientConfig:
         client_idx: Which of `endpoint_configs` is used, modulo their number.
         api_base_url: The server, with or without a trailing `/v1`.
         api_key_var: Name of the environment variable that holds the key; None sends no key.
-        renderer: A tokenizer folder, "embedded" for the shipped model's, "none", or "auto": the folder
-            `renderer_model_name`, else none.
-        renderer_model_name: Tokenizer folder for "auto", where the served name is an alias or an adapter.
+        renderer: A tokenizer folder or a name in the local Hugging Face cache, "embedded" for the shipped model's,
+            "none", or "auto": `renderer_model_name`, else none.
+        renderer_model_name: Tokenizer folder for "auto", or a name in the local Hugging Face cache, where the
+            served name is an alias or an adapter.
         renderer_transport: "vllm" (also None), "dynamo" or "sglang": whose wire is spoken.
         dynamo_route: How ids travel to a Dynamo frontend: "generate" (`/inference/v1/generate`), "token_data"
             (`nvext.token_data` on its chat route), or "auto": the renderer client asks the frontend once whether

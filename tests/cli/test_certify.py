@@ -66,7 +66,8 @@ def test_a_template_that_is_refused_ends_with_one(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (["absent"], "absent is not a folder"),
+        (["./absent"], "absent is not a folder"),
+        (["absent/model"], "hf download absent/model --include"),
         (["embedded", "--template-kwargs", "{"], "--template-kwargs is not valid JSON"),
         (["embedded", "--template-kwargs", "[]"], "must be a JSON object, not '[]'"),
     ],

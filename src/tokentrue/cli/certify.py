@@ -9,7 +9,6 @@ from typing import Any
 
 import click
 
-from tokentrue.cli.connecting import tokenizer_folder
 from tokentrue.cli.door import CommandFailed, ExitCode
 from tokentrue.cli.report import WIDTH
 from tokentrue.config import SPELLED_MARKERS
@@ -32,7 +31,7 @@ _CANNOT_RENDER = "the chat template refuses these messages"
 
 
 @click.command()
-@click.argument("folder", metavar="FOLDER")
+@click.argument("folder", metavar="FOLDER|NAME")
 @click.option(
     "--tools/--no-tools",
     "with_tools",
@@ -55,7 +54,8 @@ _CANNOT_RENDER = "the chat template refuses these messages"
 def certify(folder: str, **options: Any) -> None:
     """Prove which follow-ups a template can be bridged for.
 
-    FOLDER is a Hugging Face tokenizer folder, or "embedded". Each probe is a short conversation, played as an
+    FOLDER is a Hugging Face tokenizer folder; NAME is "embedded", or a model in the local Hugging
+    Face cache, such as Qwen/Qwen3-8B (no hub is asked). Each probe is a short conversation, played as an
     engine would play it; the bridge is compared, id by id, with the full rendering.
 
     \b
@@ -71,7 +71,7 @@ def certify(folder: str, **options: Any) -> None:
     The proof is kept in ~/.cache/tokentrue; TOKENTRUE_CACHE_DIR names another folder, or "off".
     """
     renderer = load_renderer(
-        tokenizer_folder(folder),
+        folder,
         template_kwargs=_template_kwargs(options["template_kwargs"]),
         stop_token_ids=options["stop_ids"],
         spelled_markers=options["spelled_markers"],

@@ -15,6 +15,7 @@ from tokentrue.engines.logprobs import MeasuredEngine, MeasuredLogprobs
 from tokentrue.errors import ConfigError
 from tokentrue.generation import EngineInfo, GenerateRequest, LogprobsMode, reads_alike
 from tokentrue.messages import Message
+from tokentrue.rendering.named_folder import EMBEDDED, folder_of
 from tokentrue.rendering.renderer import Renderer, load_renderer
 from tokentrue.rendering.tokenizer import Tokenizer
 from tokentrue.sampling import SamplingParams
@@ -22,9 +23,6 @@ from tokentrue.transports.dynamo import DynamoTransport
 from tokentrue.transports.sglang import SglangTransport
 from tokentrue.transports.transport import Transport
 from tokentrue.transports.vllm import VllmTransport
-
-EMBEDDED = "embedded"
-"""The name of the shipped model, as an engine and as a tokenizer folder."""
 
 TRANSPORTS: dict[str, Transport] = {
     "vllm": VllmTransport(),
@@ -63,7 +61,7 @@ class EngineChoice:
     def tokenizer_name(self) -> str:
         """What a record keeps, so that a reader finds the same folder again."""
         chosen = self.tokenizer if self.tokenizer is not None else (EMBEDDED if self.is_server else self.engine)
-        return chosen if chosen == EMBEDDED else str(Path(chosen).absolute())
+        return chosen if chosen == EMBEDDED else str(folder_of(chosen).absolute())
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,11 +99,11 @@ async def connect(choice: EngineChoice) -> Connection:
         TokenizerFolderError, TemplateRenderError: The tokenizer folder cannot be used.
         EngineError, TransportError: The engine cannot be asked.
     """
-    if not choice.is_server and not tokenizer_folder(choice.engine).is_dir():
+    if not choice.is_server and not _engine_folder(choice).is_dir():
         raise ConfigError(
             f"--engine {choice.engine!r} is neither 'embedded', nor an http(s) URL, nor a folder with a model"
         )
-    renderer = load_renderer(tokenizer_folder(choice.tokenizer_name), spelled_markers=choice.spelled_markers)
+    renderer = load_renderer(choice.tokenizer_name, spelled_markers=choice.spelled_markers)
     if choice.is_server:
         info, engine = await _server(choice)
     else:
@@ -121,15 +119,14 @@ async def connect(choice: EngineChoice) -> Connection:
     return Connection(RendererClient(engine, renderer), renderer, info, model, transport)
 
 
-def tokenizer_folder(name: str) -> Path:
-    """The folder of a tokenizer by the name that `EngineChoice.tokenizer_name` gives it."""
-    return MODEL_FOLDER if name == EMBEDDED else Path(name)
+def _engine_folder(choice: EngineChoice) -> Path:
+    return MODEL_FOLDER if choice.engine == EMBEDDED else Path(choice.engine)
 
 
 def _embedded(choice: EngineChoice, renderer: Renderer) -> Engine:
     if choice.api_key_env:
         raise ConfigError("--api-key-env is for a server; the embedded engine needs no key")
-    folder = tokenizer_folder(choice.engine)
+    folder = _engine_folder(choice)
     own = Tokenizer.load(folder)
     if own.content_hash != renderer.tokenizer.content_hash:
         raise ConfigError(

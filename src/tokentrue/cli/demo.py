@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from tokentrue.cli.connecting import EMBEDDED, EngineChoice, connect
+from tokentrue.cli.connecting import EngineChoice, connect
 from tokentrue.cli.door import CommandFailed, ExitCode
 from tokentrue.cli.page import episode_page, write_page
 from tokentrue.cli.painting import paint_episode
@@ -28,6 +28,7 @@ from tokentrue.cli.report import (
     summary_lines,
 )
 from tokentrue.errors import ConfigError, RecordError
+from tokentrue.rendering.named_folder import EMBEDDED
 from tokentrue.rendering.renderer import Renderer
 from tokentrue.rollouts.comparison import (
     Comparison,

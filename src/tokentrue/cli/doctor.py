@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from tokentrue.cli.connecting import api_key_of, tokenizer_folder
+from tokentrue.cli.connecting import api_key_of
 from tokentrue.cli.doctor_config import config_toml
 from tokentrue.cli.door import CommandFailed, ExitCode
 from tokentrue.cli.report import WIDTH
@@ -67,7 +67,7 @@ def doctor(url: str, **options: Any) -> None:
         model=options["model"],
         api_key=api_key_of(options["api_key_var"], "--api-key-var"),
         timeout_s=options["timeout_s"],
-        renderer=load_renderer(tokenizer_folder(tokenizer)) if tokenizer is not None else None,
+        renderer=load_renderer(tokenizer) if tokenizer is not None else None,
     )
     examination = _examined(question)
     config = config_toml(examination, tokenizer, options["api_key_var"])

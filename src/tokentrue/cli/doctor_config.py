@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 
-from tokentrue.cli.connecting import EMBEDDED
 from tokentrue.engines.checkup.examination import TOKENIZER, Examination
 from tokentrue.engines.checkup.finding import DYNAMO, SGLANG, Level
+from tokentrue.rendering.named_folder import EMBEDDED, folder_of
 
 
 def config_toml(examination: Examination, tokenizer: str | None, api_key_var: str) -> str:
@@ -24,7 +23,7 @@ def config_toml(examination: Examination, tokenizer: str | None, api_key_var: st
     if examination.transport != "vllm":
         values["renderer_transport"] = examination.transport
     if tokenizer is not None:
-        values["renderer"] = tokenizer if tokenizer == EMBEDDED else str(Path(tokenizer).absolute())
+        values["renderer"] = tokenizer if tokenizer == EMBEDDED else str(folder_of(tokenizer).absolute())
     elif examination.transport in (DYNAMO, SGLANG):
         lines.append('# for exact ids set client_type = "renderer" and renderer to the model\'s tokenizer folder')
         values["client_type"] = "openai_chat_completions"

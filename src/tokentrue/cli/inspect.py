@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from tokentrue.cli.connecting import tokenizer_folder
 from tokentrue.cli.page import check_page_folder, episode_page, write_page
 from tokentrue.cli.painting import paint_episode
 from tokentrue.cli.report import WIDTH, summary_lines
 from tokentrue.cli.screen import episode_screen
 from tokentrue.cli.summary_json import summary_json
 from tokentrue.errors import ConfigError, RecordError
+from tokentrue.rendering.named_folder import folder_of
 from tokentrue.rendering.renderer import Renderer, load_renderer
 from tokentrue.rollouts.comparison import compare_episode, renderer_at
 from tokentrue.rollouts.summary import summarize
@@ -183,7 +183,7 @@ def renderer_of(reader: RecordReader, tokenizer: str | None) -> Renderer:
         raise ConfigError(
             f"{reader.folder} does not say which tokenizer folder it was made with: give --tokenizer"
         )
-    path = tokenizer_folder(named)
+    path = folder_of(named)
     if not path.is_dir():
         raise ConfigError(f"the run's tokenizer folder {str(path)!r} is not there: give --tokenizer")
     renderer = load_renderer(path, spelled_markers=info.config.get("spelled_markers", "as_template"))

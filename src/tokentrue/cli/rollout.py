@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from tokentrue.cli.connecting import EMBEDDED, TRANSPORTS, EngineChoice, connect
+from tokentrue.cli.connecting import TRANSPORTS, EngineChoice, connect
 from tokentrue.cli.door import CommandFailed, ExitCode
 from tokentrue.cli.report import check_laws_held, summary_lines
 from tokentrue.config import SPELLED_MARKERS
 from tokentrue.errors import RecordError
+from tokentrue.rendering.named_folder import EMBEDDED
 from tokentrue.rollouts.environment import StopReason
 from tokentrue.rollouts.runner import RolloutPlan, RolloutResult
 from tokentrue.rollouts.summary import summarize
@@ -48,7 +49,7 @@ if TYPE_CHECKING:
 @click.option(
     "--tokenizer",
     metavar="FOLDER",
-    help="Hugging Face tokenizer folder of the served model.  [default: the embedded model's]",
+    help="Tokenizer folder of the served model, or its name in the local cache.  [default: the embedded model's]",
 )
 @click.option("--episodes", type=click.IntRange(1), default=16, help="How many episodes.")
 @click.option("--concurrency", type=click.IntRange(1), default=8, help="How many at a time.")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from pathlib import Path
 
 from tokentrue.clients.bridging import Bridging, EngineBridging, LocalBridging
 from tokentrue.clients.chat import OpenAIChatCompletionsClient
@@ -12,7 +11,6 @@ from tokentrue.clients.renderer import RendererClient
 from tokentrue.clients.token import OpenAIChatCompletionsTokenClient
 from tokentrue.clients.wires import Wire, wire_of
 from tokentrue.config import ClientConfig
-from tokentrue.engines.embedded.engine import MODEL_FOLDER
 from tokentrue.engines.engine import Engine, EngineServer
 from tokentrue.engines.fleet import Endpoint, Fleet
 from tokentrue.engines.fleet_policy import FleetPolicy
@@ -151,10 +149,9 @@ async def _loaded(config: ClientConfig) -> Renderer | None:
     name = config.renderer_model_name if config.renderer == "auto" else config.renderer
     if name is None or name == "none":
         return None
-    folder = MODEL_FOLDER if name == "embedded" else Path(name)
     return await asyncio.to_thread(
         load_renderer,
-        folder,
+        name,
         template_kwargs=config.template_kwargs,
         spelled_markers=config.spelled_markers,
         fast_tokenizer=config.fast_tokenizer,

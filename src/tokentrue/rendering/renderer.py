@@ -28,6 +28,7 @@ from tokentrue.rendering.formats.tool_calls import CallsWritten, calls_written
 from tokentrue.rendering.formats.tool_format import ToolFormat
 from tokentrue.rendering.independence import generation_prompts, short_history_is_enough
 from tokentrue.rendering.left_off import find_left_off
+from tokentrue.rendering.named_folder import folder_of
 from tokentrue.rendering.proof_cache import Proof, ProofCache, proof_key
 from tokentrue.rendering.reader import ParsedResponse, Reader, derive_reader
 from tokentrue.rendering.rendered import UNKNOWN_WRITERS, MaskedConversation, RenderedTokens
@@ -41,7 +42,6 @@ from tokentrue.rendering.tokenizer import Tokenizer, read_chat_templates, read_s
 from tokentrue.tokens import TokenIds
 from tokentrue.turns import Why
 
-EMBEDDED_FOLDER = Path(__file__).resolve().parent.parent / "engines" / "embedded" / "model"
 """The folder of the model that comes with the package; only its files are known here, not its engine."""
 
 NO_CACHE = ProofCache()
@@ -320,8 +320,9 @@ def load_renderer(
     Args:
         path_or_name: A folder with tokenizer.json, and chat_template.jinja or tokenizer_config.json;
             generation_config.json names the stop ids; without it, the stops that the template shows for
-            certain are added to the tokenizer's eos, and the certificate names the doubts. "embedded" is the
-            model that comes with the package; other names are not looked up on a hub.
+            certain are added to the tokenizer's eos, and the certificate names the doubts. Or a name: "embedded"
+            is the model that comes with the package, any other one ("Qwen/Qwen3-8B") a model in the local Hugging
+            Face cache; no hub is asked.
         template_kwargs: Further variables for the template, such as `{"enable_thinking": False}`.
         stop_token_ids: Further stop ids, in addition to the folder's own.
         now: What `strftime_now` tells the template, whatever the clock says. None is the time of this call, and
@@ -340,7 +341,7 @@ def load_renderer(
         ConfigError: `spelled_markers` or `fast_tokenizer` is none of its values, or that library is not installed.
     """
     policy = MarkerPolicy.named(spelled_markers)
-    folder = EMBEDDED_FOLDER if str(path_or_name) == "embedded" else Path(path_or_name)
+    folder = folder_of(path_or_name)
     tokenizer = with_fast(Tokenizer.load(folder), folder, fast_tokenizer)
     default, tool_use = read_chat_templates(folder, tokenizer.config)
     template = ChatTemplate(

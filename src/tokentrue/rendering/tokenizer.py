@@ -115,8 +115,7 @@ class Tokenizer:
         path = folder / "tokenizer.json"
         if not folder.is_dir():
             raise TokenizerFolderError(
-                f"{folder} is not a folder; a tokenizer folder holds tokenizer.json (names are "
-                f"not looked up on a hub: download the model, and give its folder)"
+                f"{folder} is not a folder; a tokenizer folder holds tokenizer.json and the chat template"
             )
         if not path.is_file():
             raise TokenizerFolderError(f"{path} is missing; only tokenizers with a tokenizer.json can be loaded")
