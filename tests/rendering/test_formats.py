@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from rendering_folders import write_folder
 from templates.families import FAMILIES, Family, family_renderer, framed_by
 from templates.spoken import TYPED_TOOLS, spoken_messages, with_generated_ids
-from tokentrue import Message, Renderer, load_renderer
+from tokentrue import Message, Renderer, ToolCall, load_renderer
 from tokentrue.rendering.formats.marks import has_mark
 from tokentrue.rendering.formats.parsed import CallStatus
 from tokentrue.rendering.formats.reasoning import ReasoningState
@@ -220,7 +220,7 @@ def test_reasoning_is_told_open_closed_and_absent(
         ("[a]<open>say<end>", "Yes<close>say<end><close>message<end>[e]", ReasoningState.ABSENT, None, "Yes"),
         ("[a]", "<open>say<end>Yes<close>say<end>", ReasoningState.ABSENT, None, "Yes"),
         ("[a]<open>think<end>", "<open>say<end>Yes", ReasoningState.ABSENT, None, "Yes"),
-        ("[a]<open>think<end>", "I<open>say<end>Yes<close>sa", ReasoningState.CLOSED, "I", "Yes"),
+        ("[a]<open>think<end>", "I<open>say<end>Yes<close>sa", ReasoningState.CLOSED, "I", "Yes<close>sa"),
         ("[a]<open>say<end>", "A<open>b<end>c<end>", ReasoningState.ABSENT, None, "A<open>b<end>c<end>"),
         ("[a]<open>say<end>", "A<close>b<close>say<end>c", ReasoningState.ABSENT, None, "A<close>bc"),
         ("[a]<open>say<end>", "A<close>say<end><open>say<end>B", ReasoningState.ABSENT, None, "A\nB"),
@@ -533,3 +533,67 @@ def test_a_name_that_only_white_space_parts_from_its_arguments(
     renderer = load_renderer(write_folder(tmp_path, template))
     (call,) = renderer.parse_response(renderer.tokenizer.encode(f"<tool_call>{body}</tool_call>")).tool_calls
     assert (call.status, call.name, call.arguments, call.raw) == (status, name, arguments, body)
+
+
+_ELEMENTS = next(family for family in FAMILIES if family.name == "elements")
+_CALL = '<open>call tool="look_up" index="1"<end>'
+
+
+@pytest.mark.parametrize(
+    ("sampled", "reasoning", "content", "raw"),
+    [
+        ("Hm<close>", "Hm<close>", "", ()),
+        ("Hm<close>thi", "Hm<close>thi", "", ()),
+        ("Hm<close>think<end><open>sa", "Hm", "<open>sa", ()),
+        ("Hm<close>think<end><open>say<end>Yes<close>say", "Hm", "Yes<close>say", ()),
+        ("Hm<close>think<end><open>say<end>Yes<close>say<end><close>mess", "Hm", "Yes<close>mess", ()),
+        ("Hm<close>think<end><open>tools<end>" + _CALL + "<open>arg ke", "Hm", "", (_CALL + "<open>arg ke",)),
+        ("Hm<close>think<end><open>tools<end>" + _CALL + "<close>too", "Hm", "", (_CALL + "<close>too",)),
+    ],
+)
+def test_half_a_tag_where_a_completion_was_cut_is_text_of_its_element(
+    sampled: str, reasoning: str, content: str, raw: tuple[str, ...]
+) -> None:
+    renderer = family_renderer(_ELEMENTS)
+    parsed = read(renderer, renderer.tokenizer.encode(sampled))
+    assert (parsed.reasoning_content or "", parsed.content) == (reasoning, content)
+    assert tuple(call.raw for call in parsed.tool_calls) == raw
+    assert all(call.status is CallStatus.UNCLOSED for call in parsed.tool_calls)
+
+
+def test_half_the_closer_of_a_section_undoes_no_call() -> None:
+    renderer = family_renderer(_ELEMENTS)
+    parsed = read(
+        renderer,
+        renderer.tokenizer.encode("<close>think<end><open>tools<end>" + _CALL + "<close>call<end><close>too"),
+    )
+    assert [(call.status, call.arguments) for call in parsed.tool_calls] == [(CallStatus.OK, "{}")]
+
+
+@pytest.mark.parametrize(
+    ("written", "status"),
+    [
+        ('{"s": "x",  "b": true}', CallStatus.OK),
+        ("{}", CallStatus.OK),
+        ('{"s": ', CallStatus.INVALID_JSON),
+        ("7", CallStatus.INVALID_JSON),
+        ('["x"]', CallStatus.INVALID_JSON),
+        ("", CallStatus.INVALID_JSON),
+    ],
+)
+def test_arguments_that_are_written_as_they_are_keep_their_spelling(written: str, status: CallStatus) -> None:
+    """As Kimi-K3 writes them where they came as text; the template itself writes the completion."""
+    renderer = family_renderer(_ELEMENTS)
+    call = _CALL + '<open>json type="object"<end>' + written + "<close>json<end><close>call<end>"
+    sampled = "<close>think<end><open>say<end>Yes<close>say<end><open>tools<end>" + call + "<close>tools<end>"
+    ids = renderer.tokenizer.encode(sampled)
+    (found,) = read(renderer, ids).tool_calls
+    assert (found.status, found.name) == (status, "look_up")
+    assert found.arguments == (written if status is CallStatus.OK else None)
+    assert found.raw == call
+    for length in range(len(ids)):
+        for cut in read(renderer, ids[:length]).tool_calls:
+            assert (cut.status, cut.arguments) in ((CallStatus.UNCLOSED, None), (status, found.arguments))
+    if status is CallStatus.INVALID_JSON and written:
+        said = Message(role="assistant", content="Yes", tool_calls=(ToolCall("look_up", written),))
+        assert renderer.tokenizer.decode(renderer.render_assistant(said, tools=TYPED_TOOLS)).startswith(sampled)

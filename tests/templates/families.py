@@ -194,10 +194,12 @@ ELEMENTS = (
         {%- if m.tool_calls %}{{- '<open>tools<end>' }}
         {%- for call in m.tool_calls %}
             {{- '<open>call tool="' + attr(call.function.name) + '" index="' + (loop.index | string) + '"<end>' }}
-            {%- for k, v in call.function.arguments.items() %}
+            {%- if call.function.arguments is string %}
+            {{- '<open>json type="object"<end>' + call.function.arguments + '<close>json<end>' }}
+            {%- else %}{%- for k, v in call.function.arguments.items() %}
             {{- '<open>arg key="' + attr(k) + '" type="' + ('string' if v is string else 'json') + '"<end>' }}
             {{- (v if v is string else v | tojson) + '<close>arg<end>' }}
-            {%- endfor %}{{- '<close>call<end>' }}
+            {%- endfor %}{%- endif %}{{- '<close>call<end>' }}
         {%- endfor %}{{- '<close>tools<end>' }}{%- endif %}{{- '<close>message<end>[e]' }}
     {%- else %}{{- '[' + m.role[0] + ']' + (m.content or '') + '[e]' }}{%- endif %}
 {%- endfor %}

@@ -4,17 +4,24 @@
 
 `open`, `close` and `end` are markers, so that text which spells a tag is text. The generation prompt leaves an
 element open; which one is read off its end. The names of the elements are read off the template. A tag that is
-not known is text of the element in which it stands.
+not known, or was cut, is text of the element in which it stands.
 """
 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from tokentrue.rendering.formats.marks import Marks
 from tokentrue.rendering.formats.parameters import ParameterTags, Spacing, derive_type_word
-from tokentrue.rendering.formats.parsed import ReadPiece, Schemas, Spoken, SpokenKind
+from tokentrue.rendering.formats.parsed import (
+    CallStatus,
+    ParsedToolCall,
+    ReadPiece,
+    Schemas,
+    Spoken,
+    SpokenKind,
+)
 from tokentrue.rendering.formats.probing import KEY, NAME, TEXT, THOUGHT, VALUE, Probes
 from tokentrue.rendering.formats.tool_format import CallBody
 
@@ -99,11 +106,13 @@ class _ElementReader:
 
     def finish(self, *, stopped: bool) -> list[ReadPiece]:
         half = self._taken()
-        tags = [self._form.closer + name for name in (*self._form.known, *self._form.outer)]
         if self._element != self._form.calls:
-            tags += [self._form.opener + name for name in self._form.known]
-        pieces = [] if half and any(tag.startswith(half) for tag in tags) else self._said(half)
-        return pieces + self._end_section(closed=False)
+            return self._said(half)
+        # Half of the section's closer is no argument; where nothing could be read it is kept as well.
+        *pieces, last = self._end_section(closed=False)
+        if isinstance(last, ParsedToolCall) and last.status is CallStatus.UNCLOSED:
+            last = replace(last, raw=last.raw + self._form.marks.plain(half))
+        return [*pieces, last]
 
     def _may_be_known(self) -> bool:
         self._tag = ["".join(self._tag)]
@@ -201,7 +210,17 @@ def elements(probes: Probes) -> Elements | None:
         type_word=derive_type_word(probes, called["key_open"], called["key_close"]),
         counter=number.group() if number is not None else "",
         is_escaped=escaped is not None and f"{KEY}&quot;&amp;" in escaped,
+        raw=_raw_arguments(probes, opener, closer, end),
     )
     outer = frozenset(re.findall(rf"{closer}(\w+){end}", called["outer"]))
     names = spoken["reasoning"], spoken["content"], called["calls"]
     return Elements(probes.marks, opener, closer, end, *names, outer, spoken["reasoning"], body)
+
+
+def _raw_arguments(probes: Probes, opener: str, closer: str, end: str) -> tuple[str, str] | None:
+    """The tags around arguments that are written as they are: where they are no object, or were given as text."""
+    known = probes.message(None, {KEY: VALUE})
+    raw = replace(known, tool_calls=tuple(replace(call, arguments=VALUE) for call in known.tool_calls))
+    word = r"[^\ud800-\udfff]*"
+    found = re.search(rf"({opener}{word}{end}){VALUE}({closer}{word}{end})", probes.ended(raw) or "")
+    return (found[1], found[2]) if found is not None else None

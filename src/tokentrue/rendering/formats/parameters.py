@@ -18,7 +18,7 @@ from typing import Any, TypeAlias
 
 from tokentrue.rendering.formats.block_glue import common_prefix, common_suffix
 from tokentrue.rendering.formats.marks import Marks, is_mark
-from tokentrue.rendering.formats.parsed import CallStatus, ParsedToolCall, Schemas, json_text
+from tokentrue.rendering.formats.parsed import CallStatus, ParsedToolCall, Schemas, called_with, json_text
 from tokentrue.rendering.formats.probing import KEY, VALUE, Probes
 from tokentrue.rendering.formats.schemas import NO_SCHEMA, Schema
 from tokentrue.rendering.formats.typed_values import typed_value
@@ -94,6 +94,7 @@ class ParameterTags:
         counter: The number in `name_close`, where the template counts its calls; a call may have any.
         is_escaped: Names and keys are written with `&quot;` and `&amp;`.
         quote: What opens and closes a text that may spell tags (`<![CDATA[`, `]]>`); None where nothing does.
+        raw: What opens and closes all arguments as one JSON text; None where they never are.
     """
 
     call_open: str
@@ -107,6 +108,7 @@ class ParameterTags:
     counter: str = ""
     is_escaped: bool = False
     quote: tuple[str, str] | None = None
+    raw: tuple[str, str] | None = None
 
     @property
     def name(self) -> str:
@@ -151,6 +153,9 @@ class ParameterTags:
         name = self._word(name_text, marks).strip()
         if not name:
             return ParsedToolCall(raw, CallStatus.MISSING_NAME)
+        written = self._raw_arguments(rest)
+        if written is not None:
+            return called_with(raw, name, marks.plain(written))
         schema = schemas.get(name, NO_SCHEMA)
         pairs = self._read_pairs(rest, marks, schema)
         if pairs is None:
@@ -163,6 +168,14 @@ class ParameterTags:
                 return ParsedToolCall(raw, CallStatus.INVALID_JSON, name)
             values[plain_key] = self._value(text, kind, schema.property(plain_key))
         return ParsedToolCall(raw, CallStatus.OK, name, json_text(values))
+
+    def _raw_arguments(self, rest: str) -> str | None:
+        """What stands in the element of raw arguments; None where there is no such element."""
+        if self.raw is None:
+            return None
+        opened, closed = map(_loose, self.raw)
+        found = re.fullmatch(rf"\s*{opened}(.*){closed}\s*(?:{_loose(self.call_close)}\s*)?", rest, re.DOTALL)
+        return found[1] if found is not None else None
 
     def _value(self, text: str, kind: str | None, schema: Schema) -> Any:
         if kind == _QUOTED:

@@ -98,6 +98,15 @@ def is_json(text: str) -> bool:
     return True
 
 
+def called_with(raw: str, name: str, arguments: str) -> ParsedToolCall:
+    """A call whose arguments are JSON text: `OK` where that is an object, which a call's arguments have to be."""
+    try:
+        _RAW_OBJECT.decode(arguments.encode("utf-8", "surrogatepass"))
+    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
+        return ParsedToolCall(raw, CallStatus.INVALID_JSON, name)
+    return ParsedToolCall(raw, CallStatus.OK, name, arguments)
+
+
 def is_ended_json(text: str) -> bool:
     """Whether `text` is one JSON value, and no further character could be more of it: `12` may become `123`."""
     return is_json(text) and not text[-1:].isdigit()
