@@ -13,11 +13,18 @@ from hypothesis import strategies as st
 
 from conversations import TOOLS, assistant_messages, follow_ups, openings, takes
 from real_tokenizers import unpack_real
+from rendering_folders import write_folder
 from tokentrue import Message, Renderer, load_renderer
-from tokentrue.errors import TemplateRenderError, TokenizerFolderError
+from tokentrue.errors import (
+    SpelledMarkerWarning,
+    TemplateRenderError,
+    TokenizerFolderError,
+)
 from tokentrue.rendering.bridge import Bridge
 from tokentrue.rendering.certificate import FollowUpKind, Verdict
 from tokentrue.rendering.chat_template import ChatTemplate
+from tokentrue.rendering.formats.reasoning import ReasoningState
+from tokentrue.rendering.streaming import ContentDelta
 from tokentrue.turns import Junction, TokenKind
 
 relaxed = settings(max_examples=50, deadline=None)
@@ -135,6 +142,34 @@ def test_template_kwargs_are_part_of_the_identity(qwen_like: Renderer) -> None:
 def test_the_clock_of_a_template_is_fixed_when_it_is_loaded(llama_like: Renderer) -> None:
     pinned = load_renderer(llama_like.folder, now=datetime(2031, 2, 3))
     assert "Today: 03 Feb 2031" in pinned.render_text([{"role": "user", "content": "Hi"}])
+
+
+PROMPTED_BUT_BEHIND_RESULTS = """{%- for m in messages %}
+{%- if m.role == 'assistant' %}{{- '<|im_start|>assistant\\n<think>' + (m.reasoning_content or '') }}
+{{- '</think>' + (m.content or '') }}
+{%- for c in m.tool_calls or [] %}{{- '<tool_call>{"name": "' + c.function.name }}
+{{- '", "arguments": ' + (c.function.arguments | tojson) + '}</tool_call>' }}{%- endfor %}{{- '<|im_end|>' }}
+{%- elif m.role == 'tool' %}{{- '<tool_response>' + m.content + '</tool_response>' }}
+{%- else %}{{- '<|im_start|>' + m.role + '\\n' + m.content + '<|im_end|>' }}{%- endif %}{%- endfor %}
+{%- if add_generation_prompt and messages[-1].role != 'tool' %}
+{{- '<|im_start|>assistant\\n<think>' }}{%- endif %}"""
+"""DeepSeek-V3.1's mechanism: behind a tool's result a model goes on without a generation prompt."""
+
+
+def test_a_tools_result_opens_no_reasoning_where_no_generation_prompt_follows_it(tmp_path: Path) -> None:
+    renderer = load_renderer(write_folder(tmp_path, PROMPTED_BUT_BEHIND_RESULTS))
+    asked = [{"role": "user", "content": "?"}]
+    prompt = renderer.render_ids(asked)
+    assert renderer.parse_response(renderer.tokenizer.encode("So</think>4<|im_end|>"), prompt).content == "4"
+    call = {"id": "a", "type": "function", "function": {"name": "f", "arguments": "{}"}}
+    result = {"role": "tool", "content": "Write <think> first.", "tool_call_id": "a", "name": "f"}
+    with pytest.warns(SpelledMarkerWarning, match="<think>"):
+        prompt = renderer.render_ids([*asked, {"role": "assistant", "tool_calls": [call]}, result])
+    said = renderer.tokenizer.encode("It is 4.<|im_end|>")
+    parsed = renderer.parse_response(said, prompt)
+    assert (parsed.content, parsed.reasoning) == ("It is 4.", ReasoningState.ABSENT)
+    read = renderer.start_reading(prompt)
+    assert read.feed(said) == (ContentDelta("It is 4."),)
 
 
 def test_parts_that_are_not_text_are_refused_by_name(qwen_like: Renderer) -> None:

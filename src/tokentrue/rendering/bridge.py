@@ -96,13 +96,15 @@ class BridgeBuilder:
     def generation_tail(self, prompt_ids: TokenIds) -> tuple[int, ...]:
         """The last ids of `prompt_ids`, from the generation prompt on; empty when none is found.
 
-        What stands in front of it, a user's text, cannot have opened reasoning.
+        What stands in front of it, a user's text, cannot have opened reasoning. One that a stop follows is that of
+        an older message: some templates write none behind a tool's result (DeepSeek-V3.1).
         """
         end: list[int] = prompt_ids.tail(max(len(prompt_ids) - _GENERATION_WINDOW, 0)).tolist()
         for start in range(len(end) - 1, -1, -1):
             for ids in self.generation_prompts:
                 if tuple(end[start : start + len(ids)]) == ids:
-                    return tuple(end[start:])
+                    is_older = any(token_id in self.stop_ids for token_id in end[start + len(ids) :])
+                    return () if is_older else tuple(end[start:])
         return ()
 
     def encode_tail(self, tail: Tail) -> tuple[list[int], list[tuple[int, int]]]:
