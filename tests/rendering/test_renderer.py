@@ -19,6 +19,7 @@ from tokentrue.errors import (
     SpelledMarkerWarning,
     TemplateRenderError,
     TokenizerFolderError,
+    UnsupportedParameterError,
 )
 from tokentrue.rendering.bridge import Bridge
 from tokentrue.rendering.certificate import FollowUpKind, Verdict
@@ -137,6 +138,20 @@ def test_real_families_are_certified(real_qwen3: Renderer, real_llama: Renderer)
 def test_template_kwargs_are_part_of_the_identity(qwen_like: Renderer) -> None:
     other = load_renderer(qwen_like.folder, template_kwargs={"enable_thinking": False})
     assert other.template.content_hash != qwen_like.template.content_hash
+
+
+def test_documents_reach_the_template_as_template_kwargs() -> None:
+    template = ChatTemplate("{{ documents | tojson }}", kwargs={"documents": [{"title": "T", "text": "é"}]})
+    assert template.render_text([]) == '[{"title": "T", "text": "é"}]'
+    assert ChatTemplate("{{ documents is none }}").render_text([]) == "True"
+
+
+@pytest.mark.parametrize("name", ["messages", "tools", "add_generation_prompt"])
+def test_what_each_rendering_sets_is_refused_as_template_kwargs_by_name(qwen_like: Renderer, name: str) -> None:
+    with pytest.raises(UnsupportedParameterError, match=f"'{name}'"):
+        load_renderer(qwen_like.folder, template_kwargs={name: None})
+    with pytest.raises(UnsupportedParameterError, match=f"'{name}'"):
+        qwen_like.with_template_kwargs({name: None})
 
 
 def test_the_clock_of_a_template_is_fixed_when_it_is_loaded(llama_like: Renderer) -> None:

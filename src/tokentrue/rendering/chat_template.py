@@ -27,7 +27,7 @@ import jinja2.sandbox
 import jinja2.utils
 import msgspec
 
-from tokentrue.errors import TemplateRenderError
+from tokentrue.errors import TemplateRenderError, UnsupportedParameterError
 
 _RENDER_FAILURES = (
     jinja2.exceptions.TemplateError,
@@ -46,6 +46,9 @@ _DECISIONS_KEPT = 1024
 
 _RENDERINGS_KEPT = 16384
 """Of probes, about a kilobyte each; full, the memory is emptied. No template at hand is asked for more."""
+
+_ARGUMENTS = ("messages", "tools", "add_generation_prompt")
+"""The variables of a template that each rendering sets."""
 
 _REASONING_KEYS = ("reasoning_content", "thinking", "reasoning")
 
@@ -285,6 +288,7 @@ class ChatTemplate:
 
     Raises:
         TemplateRenderError: The source is not valid Jinja.
+        UnsupportedParameterError: `kwargs` has one of the variables that are arguments of `render_text`.
     """
 
     default: str
@@ -295,6 +299,9 @@ class ChatTemplate:
     _compiled: list[jinja2.Template] = field(default_factory=list, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
+        for name in _ARGUMENTS:
+            if name in self.kwargs:
+                raise UnsupportedParameterError(name, "template_kwargs", "each rendering sets it by itself")
         for source in (self.default, self.tool_use):
             try:
                 self._compiled.append(_compiled(source if source is not None else self.default))
@@ -350,11 +357,15 @@ class ChatTemplate:
         template = self._compiled[1 if tools else 0]
         try:
             return template.render(
-                **{"strftime_now": self.now.strftime, **self.special_tokens, **self.kwargs},
-                messages=[_message_data(message) for message in messages],
-                tools=list(tools) or None,
-                documents=None,
-                add_generation_prompt=add_generation_prompt,
+                {
+                    "strftime_now": self.now.strftime,
+                    "documents": None,
+                    **self.special_tokens,
+                    **self.kwargs,
+                    "messages": [_message_data(message) for message in messages],
+                    "tools": list(tools) or None,
+                    "add_generation_prompt": add_generation_prompt,
+                }
             )
         except _RENDER_FAILURES as error:
             raise TemplateRenderError(f"the chat template refuses these messages: {error}") from error
