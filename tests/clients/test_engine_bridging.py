@@ -15,6 +15,7 @@ from tokentrue import Message, Renderer, Session, ToolCall, load_renderer
 from tokentrue.clients.bridging import Conversation, EngineBridging
 from tokentrue.generation import FinishReason, Generation, Usage, make_tokens
 from tokentrue.sessions.stitch import NotExtended, StitchedPrompt, engine_rendered
+from tokentrue.tokens import TokenIds
 from tokentrue.transports.transport import HttpCall, HttpReply
 from tokentrue.turns import Why
 
@@ -69,6 +70,70 @@ class Tokenizes:
         body = json.loads(call.body)
         ids = self.renderer.render_ids(body["messages"], tools=body.get("tools")).tolist()
         return read(HttpReply(200, {}, json.dumps({"tokens": ids, "count": len(ids)}).encode()))
+
+
+class Says:
+    """An engine that tells given ids: for the conversation; with other sampled words; with another new text."""
+
+    def __init__(self, real: list[int], said_otherwise: list[int], new_otherwise: list[int]) -> None:
+        self.told = (real, said_otherwise, new_otherwise)
+        self.under_way = self.most_under_way = 0
+
+    async def exchange(
+        self, call: HttpCall, read: Callable[[HttpReply], T], headers: Mapping[str, str] | None = None
+    ) -> T:
+        self.under_way += 1
+        self.most_under_way = max(self.most_under_way, self.under_way)
+        try:
+            await asyncio.sleep(0)
+            texts = [message["content"] for message in json.loads(call.body)["messages"][1:]]
+            which = 0 if texts == ["Ho.", "And you?"] else 1 if texts[1] == "And you?" else 2
+            await asyncio.sleep(0)
+            return read(HttpReply(200, {}, json.dumps({"tokens": self.told[which]}).encode()))
+        finally:
+            self.under_way -= 1
+
+
+def told(server: Says) -> StitchedPrompt | NotExtended:
+    """What becomes of a second turn whose first one sampled 2 and 3 behind 1."""
+    session, bridging = Session(), EngineBridging(server)
+    hashes = session.hashes_of(bridging.template_hash(Conversation("m", (HI,), (), {}, {})), (HI,))
+    tokens = make_tokens(TokenIds([1]), [2, 3], [-0.5] * 2)
+    generation = Generation(tokens, FinishReason.STOP, stop_reason=3, usage=Usage(1, 2, None))
+    session.commit(engine_rendered(hashes, TokenIds([1]), Why.FIRST_TURN, ""), generation, HO, FinishReason.STOP)
+    asked = Conversation("m", (HI, HO, Message(role="user", content="And you?")), (), {}, {})
+
+    async def extending() -> StitchedPrompt | NotExtended:
+        found = await bridging.extend(session, asked)
+        assert not server.under_way, "nothing is asked any more"
+        return found
+
+    return asyncio.run(extending())
+
+
+@pytest.mark.parametrize(
+    ("real", "said_otherwise", "why"),
+    [
+        ([1, 2, 3], [1, 2, 3], Why.ASSISTANT_DROPPED),
+        ([1, 2, 7, 4], [1, 5, 7, 4], Why.NO_ATOMIC_CLOSE),
+        ([1, 2, 3], [-1], Why.TOKENIZE_FAILED),
+    ],
+)
+def test_a_rendered_history_that_proves_no_bridge_is_a_reason(
+    real: list[int], said_otherwise: list[int], why: Why
+) -> None:
+    found = told(Says(real, said_otherwise, [*real[:-1], 99]))
+    assert isinstance(found, NotExtended)
+    assert found.why is why
+
+
+def test_all_questions_of_a_bridge_are_asked_at_once() -> None:
+    """A turn waits for one round trip, however many messages are new."""
+    server = Says([1, 2, 3, 7, 8, 9], [1, 5, 3, 7, 8, 9], [1, 2, 3, 7, 6, 9])
+    found = told(server)
+    assert isinstance(found, StitchedPrompt)
+    assert found.prompt_ids.tolist() == [1, 2, 3, 7, 8, 9]
+    assert server.most_under_way == 3
 
 
 def extended(

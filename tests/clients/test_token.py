@@ -275,19 +275,6 @@ def test_a_tokenizer_that_fails_is_a_reason_and_no_error(world, answer) -> None:
     assert found.tokens is not None
 
 
-@pytest.mark.parametrize(
-    ("one", "other", "why"),
-    [([1, 2, 3], [1, 2, 3], Why.ASSISTANT_DROPPED), ([1, 2, 3, 4], [1, 5, 3, 4], Why.NO_ATOMIC_CLOSE)],
-)
-def test_a_rendered_history_that_proves_no_bridge_is_a_reason(world, one, other, why) -> None:
-    asked_otherwise = [*one[:-1], 99]
-    answers = {TOKENIZE: [(200, {"tokens": tokens}) for tokens in (one, other, asked_otherwise)]}
-    _, counts = world.run(
-        second_turn(lambda m: m), server={"routes": {CHAT, TOKENS}, "answers": answers}, bridging_here=False
-    )
-    assert counts == {why: 1}
-
-
 def test_a_renderer_that_is_not_the_engines_is_found_out(world, renderer) -> None:
     """The engine's prompt ends otherwise than this renderer's: its glue would not be the engine's."""
 

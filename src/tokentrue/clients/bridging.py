@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
@@ -102,7 +102,7 @@ class LocalBridging:
 
 @dataclass(frozen=True, slots=True)
 class EngineBridging:
-    """Bridges by the engine's `/tokenize`: two round trips, one more for each new message, no tokenizer here.
+    """Bridges by the engine's `/tokenize`: two requests, and one for each new message, at once; no tokenizer here.
 
     The real conversation is rendered, then with another text in place of the sampled one. What both renderings end
     with begins inside the sampled message, and is what the template writes for these very words. Then it is
@@ -122,18 +122,18 @@ class EngineBridging:
         if refused is not None:
             return refused
         at = placed.depth - 1
+        otherwise = {at: _said_otherwise(asked.messages[at])}
+        for index, message in enumerate(asked.messages[at + 1 :], start=at + 1):
+            otherwise[index] = _with_text(message, message.content or "")
         try:
-            real = await self._tokenize(asked)
-            said = await self._tokenize(asked, at, _said_otherwise(asked.messages[at]))
-            if said == real:
-                detail = f"message {at} is not in what the engine renders"
-                return NotExtended(Why.ASSISTANT_DROPPED, detail, placed.hashes)
-            new = [
-                await self._tokenize(asked, index, _with_text(message, message.content or ""))
-                for index, message in enumerate(asked.messages[at + 1 :], start=at + 1)
-            ]
+            real, said, *new = await _all_of(
+                [self._tokenize(asked), *(self._tokenize(asked, *each) for each in otherwise.items())]
+            )
         except (EngineError, TransportError, CallerError) as exc:
             return NotExtended(Why.TOKENIZE_FAILED, str(exc), placed.hashes)
+        if said == real:
+            detail = f"message {at} is not in what the engine renders"
+            return NotExtended(Why.ASSISTANT_DROPPED, detail, placed.hashes)
         return _bridged(placed, _Rendered(real.tolist(), said.tolist(), [each.tolist() for each in new]))
 
     def template_hash(self, asked: Conversation) -> str:
@@ -146,6 +146,15 @@ class EngineBridging:
         messages = [instead if at == index and instead else each for at, each in enumerate(asked.messages)]
         call = write_tokenize(asked.model, messages, asked.tools, asked.template_kwargs)
         return await self.server.exchange(call, read_tokenize, asked.headers)
+
+
+async def _all_of(asked: Sequence[Coroutine[Any, Any, TokenIds]]) -> list[TokenIds]:
+    """What all of them give; where some fail, the first one's error, once none is under way any more."""
+    told = await asyncio.gather(*asked, return_exceptions=True)
+    failed = [each for each in told if isinstance(each, BaseException)]
+    if failed:
+        raise failed[0]
+    return [each for each in told if not isinstance(each, BaseException)]
 
 
 @dataclass(frozen=True, slots=True)
