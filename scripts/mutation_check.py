@@ -146,6 +146,13 @@ FAULTS = (
         ("tests/rendering/test_cut_text.py",),
     ),
     Fault(
+        "reasoning that was lost is called the template's loss whatever it writes",
+        "rollouts/proof.py",
+        "    return len(set(texts)) == 1\n",
+        "    return len(set(texts)) > 1\n",
+        ("tests/rollouts/test_laws.py::test_reasoning_that_a_template_never_writes_back_is_its_own_loss",),
+    ),
+    Fault(
         "half a tag at the end of a cut completion is told nowhere",
         "rendering/formats/elements.py",
         "            return self._said(half)\n",

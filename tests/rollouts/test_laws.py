@@ -4,15 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from played import Play, Played, draw_conversation, tool_result, user
-from tokentrue import Message, Renderer
+from rendering_folders import write_folder
+from tokentrue import Message, Renderer, load_renderer
 from tokentrue.errors import RecordError
 from tokentrue.generation import Usage, make_tokens
+from tokentrue.rendering.certificate import FollowUpKind
+from tokentrue.rendering.certificate import Verdict as CertifiedVerdict
 from tokentrue.rollouts.laws import Law
 from tokentrue.rollouts.proof import Normalised, joined_proof, prove
 from tokentrue.rollouts.trajectory import TurnRecord
@@ -165,6 +169,37 @@ def test_what_the_template_cannot_write_back_is_counted_with_its_reason(renderer
     proof = prove([played.episode], played.turns, renderer)
     assert proof.holds
     assert proof.normalised == {Normalised.UNREADABLE_CALL: 1, Normalised.SPELLED_MARKER: 1}
+
+
+def test_reasoning_that_a_template_never_writes_back_is_its_own_loss(tmp_path: Path) -> None:
+    """As Gemma's, it writes reasoning beside a call only; the certificate says so too."""
+    template = (
+        "{%- for m in messages %}{{- '<|im_start|>' + m.role + '\\n' }}"
+        "{%- if m.tool_calls and m.reasoning_content %}"
+        "{{- '<think>' + m.reasoning_content + '</think>' }}{%- endif %}"
+        "{{- m.content }}{%- for call in m.tool_calls or [] %}"
+        '{{- \'<tool_call>\\n{"name": "\' + call.function.name + \'", "arguments": \' }}'
+        "{{- (call.function.arguments | tojson) + '}\\n</tool_call>' }}{%- endfor %}"
+        "{{- '<|im_end|>\\n' }}{%- endfor %}"
+        "{%- if add_generation_prompt %}{{- '<|im_start|>assistant\\n' }}{%- endif %}"
+    )
+    renderer = load_renderer(write_folder(tmp_path, template))
+    play = Play(renderer, [user("Hi")])
+    call = '<tool_call>\n{"name": "look_up", "arguments": {}}\n</tool_call>'
+    for said in ("<think>Hm</think>Yes", "<think>Hm</think>" + call, "Yes"):
+        message = play.say(said)
+        play.answer(tool_result("a drink", message.tool_calls[0].id or "") if message.tool_calls else user("And?"))
+    played = play.done()
+    proof = prove([played.episode], played.turns, renderer)
+    assert proof.holds, [check.violations for check in proof.checks]
+    assert proof.normalised == {Normalised.REASONING_LEFT_OUT: 1}
+    changed = replace(played.turns[0], message=replace(played.turns[0].message, reasoning_content="No"))
+    assert not prove([played.episode], [changed, *played.turns[1:]], renderer).holds
+    findings = {found.kind: found for found in renderer.certificate.findings}
+    text, called = findings[FollowUpKind.AFTER_REASONING], findings[FollowUpKind.TOOL_AFTER_REASONING]
+    assert (text.verdict, called.verdict) == (CertifiedVerdict.TEMPLATE_REWRITES_HISTORY, CertifiedVerdict.EXACT)
+    assert (text.expected, text.template) == ("Two and two.", "It is 4.<|im_end|>\n")
+    assert "leaves sampled reasoning out" in text.detail
 
 
 def test_an_engine_that_tells_no_counts_is_not_checked(renderer: Renderer, played: Played) -> None:

@@ -216,6 +216,15 @@ def _judge(builder: BridgeBuilder, probe: _Probe, before: tuple[Message, ...]) -
             expected="; ".join(tail.dropped_calls),
             template=ended[_common(prompt, ended) :],
         )
+    thought = probe.assistant.reasoning_content
+    if builder.reasoning is not None and thought is not None and thought not in ended:
+        return replace(
+            found,
+            verdict=Verdict.TEMPLATE_REWRITES_HISTORY,
+            detail="the template leaves sampled reasoning out of such a message; only the bridge keeps it",
+            expected=thought,
+            template=ended[_common(prompt, ended) :],
+        )
     return _compare(builder, found, bridge, tail.seam, full)
 
 

@@ -33,6 +33,7 @@ class Normalised(Enum):
     UNREADABLE_CALL = "a call that could not be read has no place in a message"
     SPELLED_MARKER = "text that spells a marker becomes the marker"
     TRIMMED = "the template trims white space"
+    REASONING_LEFT_OUT = "the template leaves the reasoning of such a message out"
     REFUSED = "the template does not write such a message behind its generation prompt"
 
 
@@ -241,7 +242,7 @@ def _check_inverse(asked: Sequence[_Asked], renderer: Renderer) -> tuple[LawChec
             if isinstance(found, Normalised):
                 normalised[found] += 1
             elif found.digest != _plain(said).digest:
-                reason = _why_normalised(said, found, renderer)
+                reason = _why_normalised(one, found, renderer)
                 outcome = None if reason is not None else f"reads back as another message: {found.to_openai()!r}"
                 normalised.update([reason] if reason is not None else [])
         outcomes.append(outcome)
@@ -267,14 +268,27 @@ def _plain(message: Message) -> Message:
     return replace(message, tool_calls=calls, extra=dict(message.extra))
 
 
-def _why_normalised(said: Message, found: Message, renderer: Renderer) -> Normalised | None:
+def _why_normalised(one: _Asked, found: Message, renderer: Renderer) -> Normalised | None:
+    said = one.record.message
     texts = [said.content or "", said.reasoning_content or "", *(call.arguments for call in said.tool_calls)]
     spelled = [info.text for info in renderer.tokenizer.added_tokens()]
     if any(word in text for word in spelled for text in texts):
         return Normalised.SPELLED_MARKER
     if _trimmed(said).digest == _trimmed(found).digest:
         return Normalised.TRIMMED
+    without = replace(said, reasoning_content=None, extra=dict(said.extra))
+    if _trimmed(without).digest == _trimmed(found).digest and _are_written_alike(said, without, one, renderer):
+        return Normalised.REASONING_LEFT_OUT
     return None
+
+
+def _are_written_alike(said: Message, other: Message, one: _Asked, renderer: Renderer) -> bool:
+    """Whether the template writes one text for both messages, so that no reader could tell them apart."""
+    asked = Message(role="user", content="?")
+    texts = (
+        renderer.render_text((asked, each), tools=one.tools, add_generation_prompt=False) for each in (said, other)
+    )
+    return len(set(texts)) == 1
 
 
 def _trimmed(message: Message) -> Message:
