@@ -20,7 +20,7 @@ from typing import Any
 from tokentrue.messages import Message, ToolCall
 from tokentrue.rendering.chat_template import LookedAt
 from tokentrue.rendering.tail import BridgeRefused, FollowUp, TailFinder
-from tokentrue.rendering.template_messages import PROBE_CALL, PROBE_TOOL
+from tokentrue.rendering.template_messages import PROBE_CALL, PROBE_KEY, PROBE_TOOL
 from tokentrue.turns import Why
 
 _QUESTION = Message(role="user", content="What is 2 + 2?")
@@ -124,15 +124,18 @@ def _kinds(looked: LookedAt) -> Iterator[tuple[Message, ...]]:
         yield (replace(_SAID, extra=extra), replace(_QUESTION, extra=extra), _SAID)
     for text in looked.literals:
         said = replace(_SAID, reasoning_content=f"It is {text}.")
-        called = ToolCall(
-            text, json.dumps({"qzKey7": text, text: "", **dict.fromkeys(looked.keys, text)}), "qzCallId7"
-        )
+        called = ToolCall(text, _arguments(looked, text), "qzCallId7")
         yield (
             said,
             replace(_QUESTION, name=text),
             replace(_CALLED, tool_calls=(called,)),
             replace(_RESULT, name=text),
         )
+
+
+def _arguments(looked: LookedAt, text: str) -> str:
+    """Arguments of a call that have `text` as a key, and as what every key has that the template reads."""
+    return json.dumps({PROBE_KEY: text, text: "", **dict.fromkeys(looked.keys, text)})
 
 
 def _tail_text(
@@ -181,7 +184,7 @@ def history_matters_nowhere(
     for text in _texts(looked.literals):
         asked = Message(role="user", content=text)
         histories += [(Message(role="system", content=text), _QUESTION, said), (asked, said)]
-    histories += [(_QUESTION, other) for other in _others(said, looked.literals)]
+    histories += [(_QUESTION, other) for other in _others(said, looked, tools=tools)]
     told = 0
     for history in histories:
         found = _tail_text(finder, history, new, tools, as_said=True)
@@ -191,13 +194,45 @@ def history_matters_nowhere(
     return bool(told)
 
 
-def _others(said: Message, literals: Sequence[str]) -> Iterator[Message]:
+def _others(said: Message, looked: LookedAt, *, tools: bool) -> Iterator[Message]:
     """What may have been sampled in the place of `said`: with reasoning, without a word, with each literal."""
     yield replace(said, reasoning_content="I think so.")
+    if said.tool_calls:
+        yield replace(said, content=None if said.content else "Let me see.")
+        for written in ("{}", *(_arguments(looked, text) for text in looked.literals)):
+            yield replace(said, tool_calls=tuple(replace(call, arguments=written) for call in said.tool_calls))
+        return
+    yield replace(said, content=None)
+    for text in _texts(looked.literals):
+        yield replace(said, content=text)
+    if tools:
+        yield from (_CALLED, _SAID_AND_CALLED)
+
+
+def made_up_calls_matter_nowhere(
+    finder: TailFinder, minimal: tuple[Message, ...], new: tuple[Message, ...], tools: tuple[dict[str, Any], ...]
+) -> bool:
+    """Whether the calls at the end of `minimal` may as well have another order, and other names.
+
+    Results tell by which calls they were asked for, but not in which order, and those of OpenAI's shape do not
+    tell their names: gpt-oss and Gemma write the name that the call has.
+    """
+    asked, said = minimal[:-1], minimal[-1]
     if not said.tool_calls:
-        yield replace(said, content=None)
-        for text in _texts(literals):
-            yield replace(said, content=text)
+        return True
+    unnamed = {message.tool_call_id for message in new if message.role == "tool" and not message.name}
+    names = ("qzOther8", *finder.template.looked_at.literals) if unnamed else ()
+    others = [said.tool_calls[::-1]]
+    for name in names:
+        others.append(tuple(replace(c, name=name) if c.id in unnamed else c for c in said.tool_calls))
+
+    def found(calls: tuple[ToolCall, ...]) -> str:
+        messages = (*asked, replace(said, tool_calls=calls))
+        tail = finder.derive(FollowUp(messages, new, tools), place_only=True)
+        return "" if isinstance(tail, BridgeRefused) else tail.seam.close.text + tail.text
+
+    wanted = found(said.tool_calls)
+    return all(found(calls) == wanted for calls in others if calls != said.tool_calls)
 
 
 def generation_prompts(finder: TailFinder) -> tuple[str, ...]:

@@ -26,7 +26,11 @@ from tokentrue.rendering.fast_tokenizer import with_fast
 from tokentrue.rendering.formats.probing import Probes
 from tokentrue.rendering.formats.tool_calls import CallsWritten, calls_written
 from tokentrue.rendering.formats.tool_format import ToolFormat
-from tokentrue.rendering.independence import generation_prompts, short_history_is_enough
+from tokentrue.rendering.independence import (
+    generation_prompts,
+    made_up_calls_matter_nowhere,
+    short_history_is_enough,
+)
 from tokentrue.rendering.left_off import find_left_off
 from tokentrue.rendering.named_folder import folder_of
 from tokentrue.rendering.proof_cache import Proof, ProofCache, proof_key
@@ -192,7 +196,7 @@ class Renderer:
         """
         new, offered = messages_from(new_messages), tools_from(tools)
         if history is None:
-            found = self._synthesise(new, bool(offered))
+            found = self._synthesise(new, offered)
             if isinstance(found, BridgeRefused):
                 return found
         else:
@@ -202,14 +206,22 @@ class Renderer:
         prompt, completion = _token_ids(previous_prompt_ids), _token_ids(previous_completion_ids)
         return self.bridges.bridge(prompt, completion, FollowUp(found, new, offered), finish_reason)
 
-    def _synthesise(self, new: tuple[Message, ...], with_tools: bool) -> tuple[Message, ...] | BridgeRefused:
+    def _synthesise(
+        self, new: tuple[Message, ...], tools: tuple[dict[str, Any], ...]
+    ) -> tuple[Message, ...] | BridgeRefused:
         kind = kind_of(new)
-        finding = self.certificate.finding(kind, with_tools) if kind is not None else None
+        finding = self.certificate.finding(kind, bool(tools)) if kind is not None else None
         minimal = synthesised_history(new)
         if finding is None or not finding.history_free or minimal is None:
             return BridgeRefused(
                 Why.HISTORY_NEEDED,
                 "for this template the bridge depends on the conversation: give `history`",
+            )
+        if not made_up_calls_matter_nowhere(self.bridges.tails, minimal, new, tools):
+            return BridgeRefused(
+                Why.HISTORY_NEEDED,
+                "the template writes the calls' own names, or their order, beside these results: give `history`, "
+                "or a `name` with each result",
             )
         return minimal
 

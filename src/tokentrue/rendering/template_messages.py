@@ -92,15 +92,16 @@ def text_part(text: str) -> dict[str, str]:
 
 
 _PROBE_NAME, _PROBE_VALUE = "qzName7", "qzValue7"
+PROBE_KEY = "qzKey7"
 PROBE_TOOL: dict[str, Any] = {
     "type": "function",
     "function": {
         "name": _PROBE_NAME,
         "description": "Probe.",
-        "parameters": {"type": "object", "properties": {"qzKey7": {"type": "string"}}, "required": ["qzKey7"]},
+        "parameters": {"type": "object", "properties": {PROBE_KEY: {"type": "string"}}, "required": [PROBE_KEY]},
     },
 }
-PROBE_CALL = ToolCall(name=_PROBE_NAME, arguments=f'{{"qzKey7": "{_PROBE_VALUE}"}}', id="qzCallId7")
+PROBE_CALL = ToolCall(name=_PROBE_NAME, arguments=f'{{"{PROBE_KEY}": "{_PROBE_VALUE}"}}', id="qzCallId7")
 
 
 _ASKED, _SAID = Message(role="user", content="qzUser7"), Message(role="assistant", content="qzSaid7")
