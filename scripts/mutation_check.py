@@ -153,6 +153,13 @@ FAULTS = (
         ("tests/rollouts/test_laws.py::test_reasoning_that_a_template_never_writes_back_is_its_own_loss",),
     ),
     Fault(
+        "a splice is proved by what nobody sampled alone",
+        "rollouts/proof.py",
+        "    if not _is_whole(asked):\n",
+        "    if _is_whole(asked):\n",
+        ("tests/rollouts/test_spliced_record.py::test_a_splice_that_removes_more_than_the_template_breaks_law_2",),
+    ),
+    Fault(
         "half a tag at the end of a cut completion is told nowhere",
         "rendering/formats/elements.py",
         "            return self._said(half)\n",

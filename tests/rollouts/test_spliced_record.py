@@ -21,12 +21,13 @@ from tokentrue.generation import EngineInfo
 from tokentrue.rendering.verdict import OnRewrite
 from tokentrue.rollouts.comparison import compare_episode
 from tokentrue.rollouts.drift import DriftCause
-from tokentrue.rollouts.laws import check_laws
+from tokentrue.rollouts.laws import Law, check_laws
 from tokentrue.rollouts.proof import prove
 from tokentrue.rollouts.record import RecordWriter, open_record
 from tokentrue.rollouts.summary import summarize
 from tokentrue.rollouts.trajectory import RunInfo
 from tokentrue.sampling import SamplingParams
+from tokentrue.tokens import TokenIds
 from tokentrue.turns import CutSpan, How
 
 INFO = RunInfo("env", "m", EngineInfo("embedded", "1", ("m",), 2048), "embedded", sampling=SamplingParams())
@@ -124,6 +125,32 @@ def test_a_record_whose_anchor_is_not_there_is_judged_and_compared(
     turns = [replace(one, turn=wrong) if at == index else one for at, one in enumerate(played.turns)]
     assert prove([played.episode], turns, renderer).holds == (anchor == turn.stitch.anchor_turn)
     assert len(compare_episode(turns, played.episode.tools, renderer)) == len(turns)
+
+
+def _cut_more(played: Played, renderer: Renderer, text: str) -> Played:
+    """The spliced turn 2 without the ids of `text` either, which was sampled; its record agrees with itself."""
+    record, given = played.turns[2], played.turns[1].turn.tokens.all_ids().tolist()
+    turn, ids = record.turn, renderer.tokenizer.encode(text)
+    at = next(at for at in range(len(given)) if given[at : at + len(ids)] == ids)
+    removed = (*turn.stitch.removed, CutSpan(at, at + len(ids)))
+    added = turn.tokens.prompt_ids[turn.stitch.known_len :]
+    known = [each for index, each in enumerate(given) if not any(cut.start <= index < cut.end for cut in removed)]
+    back = turn.stitch.known_len - len(known)
+    spans = tuple(replace(span, start=span.start - back, end=span.end - back) for span in turn.prompt_spans)
+    stitch = replace(turn.stitch, removed=removed, known_len=len(known))
+    tokens = replace(turn.tokens, prompt_ids=TokenIds([*known, *added]))
+    cut = replace(record, turn=replace(turn, tokens=tokens, stitch=stitch, prompt_spans=spans))
+    return replace(played, turns=(*played.turns[:2], cut))
+
+
+def test_a_splice_that_removes_more_than_the_template_breaks_law_2(played: Played, renderer: Renderer) -> None:
+    """What nobody sampled stands in it all the same, so only the splice's own proof can tell."""
+    (faithful,) = [c for c in prove([played.episode], played.turns, renderer).checks if c.law is Law.FAITHFUL]
+    assert (faithful.checked, faithful.broken) == (3, 0)
+    forged = _cut_more(played, renderer, " blue.")
+    (faithful,) = [c for c in prove([forged.episode], forged.turns, renderer).checks if c.law is Law.FAITHFUL]
+    assert faithful.broken == 1
+    assert "is a splice without the ids" in faithful.violations[0]
 
 
 @pytest.mark.parametrize("anchor", [None, 0, 7])

@@ -7,7 +7,7 @@ without any cache; law 4 the engine's own counts; law 6 the reader.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import Enum
 from itertools import groupby
@@ -18,11 +18,14 @@ from tokentrue.messages import Message
 from tokentrue.rendering.reader import MALFORMED_KEY
 from tokentrue.rendering.renderer import Renderer
 from tokentrue.rendering.seams import SeamKind
+from tokentrue.rendering.splice import NotSpliced, splice
 from tokentrue.rendering.tail import BridgeRefused, FollowUp, Tail
+from tokentrue.rendering.verdict import SampledStep
 from tokentrue.rollouts.laws import Law, LawCheck, check_laws
 from tokentrue.rollouts.trajectory import EpisodeRecord, TurnRecord
 from tokentrue.sessions.writers import prompt_writers
-from tokentrue.turns import How, Junction, TokenKind
+from tokentrue.tokens import TokenIds
+from tokentrue.turns import CutSpan, How, Junction, TokenKind, Turn
 
 _SHOWN_VIOLATIONS = 5
 
@@ -156,9 +159,65 @@ def _faithful(asked: _Asked, renderer: Renderer) -> str | None:
         return f"has a bridge of {len(added)} ids that is not what the template writes ({len(expected)} ids)"
     if added[:inserted] not in _inserts(stitch.junction, tail, renderer):
         return f"has ids {added[:inserted]} between the completion and the bridge, at junction {stitch.junction}"
-    if stitch.how is How.SPLICED and not _is_written(asked, renderer):
-        return "is a splice that the full rendering does not have, but for what was sampled"
-    return None
+    if stitch.how is not How.SPLICED:
+        return None
+    return _spliced(asked, anchor, renderer, _inserts(stitch.junction, tail, renderer), expected)
+
+
+def _spliced(
+    asked: _Asked, anchor: _Asked, renderer: Renderer, inserts: Sequence[list[int]], behind: list[int]
+) -> str | None:
+    """Law 2 of a splice: made again, of the same ids, it removes the same; else the text has what nobody sampled.
+
+    The second only where the record does not tell who wrote the ids, because turns of the episode are missing.
+
+    Args:
+        inserts: What may have stood between the sampled ids and `behind`; a splice may remove a part of it.
+    """
+    if not _is_whole(asked):
+        is_written = _is_written(asked, renderer)
+        return (
+            None if is_written else "is a splice that the full rendering does not have, but for what was sampled"
+        )
+    turn, given = asked.record.turn, anchor.record.turn
+    stitch, end = turn.stitch, turn.stitch.anchor_len
+    prompt_ids = None if given.stitch.builds_on_anchor else given.tokens.prompt_ids
+    step = SampledStep(len(anchor.messages), given.tokens.completion_ids, prompt_ids)
+    bridged = replace(stitch, how=How.BRIDGED, known_len=end, removed=())
+    reasons: list[str] = []
+    for inserted in inserts:
+        extended = TokenIds([*given.tokens.all_ids()[:end], *inserted, *behind])
+        back = len(extended) - len(turn.tokens.prompt_ids)
+        spans = [replace(span, start=span.start + back, end=span.end + back) for span in turn.prompt_spans]
+        writers = prompt_writers(bridged, spans, *_turns_of(asked))
+        found = splice(renderer, asked.messages, asked.tools, extended, writers, step)
+        if isinstance(found, NotSpliced):
+            reasons.append(found.detail)
+            continue
+        removed = tuple(CutSpan(cut.start, min(cut.end, end)) for cut in found.removed if cut.start < end)
+        if removed == stitch.removed and found.prompt_ids == turn.tokens.prompt_ids:
+            return None
+        reasons.append("the template removes " + ", ".join(f"{cut.start}-{cut.end}" for cut in removed))
+    cuts = ", ".join(f"{cut.start}-{cut.end}" for cut in stitch.removed)
+    return f"is a splice without the ids {cuts}, which cannot be proved: {'; '.join(dict.fromkeys(reasons))}"
+
+
+def _is_whole(asked: _Asked) -> bool:
+    """Whether the record has every turn that the prompt is made of."""
+    turn: Turn | None = asked.record.turn
+    while turn is not None and turn.stitch.builds_on_anchor:
+        known = asked.by_index.get(-1 if turn.stitch.anchor_turn is None else turn.stitch.anchor_turn)
+        turn = known.record.turn if known is not None else None
+    return turn is not None
+
+
+def _turns_of(asked: _Asked) -> tuple[Callable[[int], Turn | None], Callable[[int], int]]:
+    """The turn of an index, and the index of the message that it sampled."""
+    by_index = asked.by_index
+    return (
+        lambda index: by_index[index].record.turn if index in by_index else None,
+        lambda index: len(by_index[index].messages),
+    )
 
 
 def _is_written(asked: _Asked, renderer: Renderer) -> bool:
@@ -167,15 +226,10 @@ def _is_written(asked: _Asked, renderer: Renderer) -> bool:
     All that nobody sampled stands in it, in order, from its beginning to its end; and where both have something
     between, a sampled message that could be read begins as the template's version of it does.
     """
-    turn, by_index = asked.record.turn, asked.by_index
+    turn = asked.record.turn
     # Not as text: a tokenizer that normalises spells other characters than the template wrote.
     full_text = renderer.text_of(renderer.render_ids(asked.messages, tools=asked.tools))
-    writers = prompt_writers(
-        turn.stitch,
-        turn.prompt_spans,
-        lambda index: by_index[index].record.turn if index in by_index else None,
-        lambda index: len(by_index[index].messages),
-    )
+    writers = prompt_writers(turn.stitch, turn.prompt_spans, *_turns_of(asked))
     ids, at, place = turn.tokens.prompt_ids, 0, 0
     sampled_text = ""
     for span in [*(span for span in writers if span.kind is TokenKind.SAMPLED), None]:
