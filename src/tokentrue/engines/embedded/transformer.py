@@ -159,7 +159,8 @@ _CAUSAL = np.triu(np.full((BLOCK_TOKENS, BLOCK_TOKENS), -np.inf, np.float32), 1)
 
 def _rms_norm(x: Array, weight: Array, eps: float) -> Array:
     variance = np.mean(x * x, axis=-1, keepdims=True)
-    normed: Array = x / np.sqrt(variance + np.float32(eps)) * weight
+    root: Array = np.sqrt(variance + np.float32(eps))
+    normed: Array = x / root * weight
     return normed
 
 
