@@ -169,7 +169,7 @@ FAULTS = (
     Fault(
         "raw arguments are called read whatever they are",
         "rendering/formats/parsed.py",
-        "        return ParsedToolCall(raw, CallStatus.INVALID_JSON, name)\n    return",
+        "        return ParsedToolCall(raw, CallStatus.INVALID_JSON, name, id=call_id)\n    return",
         "        pass\n    return",
         (f"{FORMATS}::test_arguments_that_are_written_as_they_are_keep_their_spelling",),
     ),

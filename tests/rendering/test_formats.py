@@ -421,9 +421,9 @@ def family(name: str) -> Renderer:
         ("id_first", "<calls><call>x1<name><args>{}</call>", CallStatus.MISSING_NAME, None),
         ("name_args", '[TOOL_CALLS]look_up[ARGS]{"i": 1}', CallStatus.OK, '{"i": 1}'),
         ("name_args", "[TOOL_CALLS][ARGS]{}[e]", CallStatus.MISSING_NAME, None),
-        ("name_args", "[TOOL_CALLS]look_up[ARGS]12[e]", CallStatus.OK, "12"),
+        ("name_args", "[TOOL_CALLS]look_up[ARGS]12[e]", CallStatus.INVALID_JSON, None),
         ("name_args", "[TOOL_CALLS]look_up[ARGS]12", CallStatus.UNCLOSED, None),
-        ("recipients", "look_up\n<msg>12[e]", CallStatus.OK, "12"),
+        ("recipients", "look_up\n<msg>12[e]", CallStatus.INVALID_JSON, None),
         ("recipients", "look_up\n<msg>12", CallStatus.UNCLOSED, None),
         ("recipients", 'look_up\n<msg>{"i": 1}', CallStatus.OK, '{"i": 1}'),
         ("json_list", "[TOOL_CALLS][][e]", CallStatus.MISSING_NAME, None),
@@ -469,7 +469,7 @@ def family(name: str) -> Renderer:
             '{"i": 1}',
         ),
         ("channels", '<channel>commentary to=functions.look_up <message>{"i": ', CallStatus.UNCLOSED, None),
-        ("channels", "<channel>commentary to=functions.look_up <message>12<call>", CallStatus.OK, "12"),
+        ("channels", "<channel>commentary to=functions.look_up <message>12<call>", CallStatus.INVALID_JSON, None),
         ("channels", "<channel>commentary to=functions.look_up <message>12", CallStatus.UNCLOSED, None),
         (
             "channels",
@@ -597,3 +597,28 @@ def test_arguments_that_are_written_as_they_are_keep_their_spelling(written: str
     if status is CallStatus.INVALID_JSON and written:
         said = Message(role="assistant", content="Yes", tool_calls=(ToolCall("look_up", written),))
         assert renderer.tokenizer.decode(renderer.render_assistant(said, tools=TYPED_TOOLS)).startswith(sampled)
+
+
+@pytest.mark.parametrize("written", ["12", "null", "true", '"s"', '["s"]', '[{"s": "x"}]'])
+@pytest.mark.parametrize(
+    ("name", "begin", "end"),
+    [
+        ("hermes", '<tool_call>{"name": "look_up", "arguments": ', "}</tool_call>"),
+        ("bare", '{"name": "look_up", "parameters": ', "}"),
+        ("name_as_key", '<calls>[{"look_up": ', "}]</calls>"),
+        ("name_args", "[TOOL_CALLS]look_up[ARGS]", ""),
+        ("recipients", "look_up\n<msg>", ""),
+        ("channels", "<channel>commentary to=functions.look_up <message>", "<call>"),
+    ],
+)
+def test_arguments_that_are_no_object_are_no_call_in_any_grammar(
+    name: str, begin: str, end: str, written: str
+) -> None:
+    """As in an engine's own tool calls (`transports`): the attempt is told, with what was written."""
+    renderer = family(name)
+    last = "" if end == "<call>" else "[e]"
+    (call,) = read(renderer, renderer.tokenizer.encode(begin + written + end + last)).tool_calls
+    assert (call.status, call.name, call.arguments) == (CallStatus.INVALID_JSON, "look_up", None)
+    assert written in call.raw
+    (call,) = read(renderer, renderer.tokenizer.encode(begin + '{"s": "x"}' + end + last)).tool_calls
+    assert (call.status, call.arguments) == (CallStatus.OK, '{"s": "x"}')

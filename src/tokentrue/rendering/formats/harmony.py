@@ -21,8 +21,8 @@ from tokentrue.rendering.formats.parsed import (
     Schemas,
     Spoken,
     SpokenKind,
+    called_with,
     is_ended_json,
-    is_json,
 )
 from tokentrue.rendering.formats.tool_format import CallBody
 
@@ -207,9 +207,7 @@ class _ChannelReader:
             return ParsedToolCall(raw, CallStatus.UNCLOSED, name or None)
         if not name:
             return ParsedToolCall(raw, CallStatus.MISSING_NAME)
-        if not is_json(raw):
-            return ParsedToolCall(raw, CallStatus.INVALID_JSON, name)
-        return ParsedToolCall(raw, CallStatus.OK, name, raw)
+        return called_with(raw, name, raw)
 
     def _said(self, text: str) -> list[ReadPiece]:
         if self._kind is None or not text:

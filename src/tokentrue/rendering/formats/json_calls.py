@@ -13,8 +13,8 @@ from tokentrue.rendering.formats.parsed import (
     NameAsKey,
     ParsedToolCall,
     Schemas,
+    called_with,
     is_ended_json,
-    is_json,
 )
 
 _DECODER = json.JSONDecoder(parse_int=str)  # only where a value ends is asked for, and Python refuses long numbers
@@ -134,9 +134,9 @@ class NamedJson:
             return (ParsedToolCall(raw, CallStatus.UNCLOSED),)
         if not name:
             return (ParsedToolCall(raw, CallStatus.MISSING_NAME),)
-        if read is None or not is_json(read):
+        if read is None:
             return (ParsedToolCall(raw, CallStatus.INVALID_JSON, name, id=call_id),)
-        return (ParsedToolCall(raw, CallStatus.OK, name, read, call_id),)
+        return (called_with(raw, name, read, call_id),)
 
     def _halves(self, body: str) -> tuple[str, str | None]:
         inner = body.removeprefix(self.prefix) if self.prefix and body.startswith(self.prefix) else body

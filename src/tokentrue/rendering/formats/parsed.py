@@ -36,7 +36,7 @@ class ParsedToolCall:
 
     `name` and `arguments` are None where they could not be read; they are never replaced by `{}`. `id` is
     the call id where the grammar writes one. `INVALID_JSON` stands for arguments that the grammar cannot
-    read, whichever grammar it is.
+    read, whichever grammar it is, and for such that are no object: no tool can be called with a number.
     """
 
     raw: str
@@ -98,13 +98,13 @@ def is_json(text: str) -> bool:
     return True
 
 
-def called_with(raw: str, name: str, arguments: str) -> ParsedToolCall:
+def called_with(raw: str, name: str, arguments: str, call_id: str | None = None) -> ParsedToolCall:
     """A call whose arguments are JSON text: `OK` where that is an object, which a call's arguments have to be."""
     try:
         _RAW_OBJECT.decode(arguments.encode("utf-8", "surrogatepass"))
     except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
-        return ParsedToolCall(raw, CallStatus.INVALID_JSON, name)
-    return ParsedToolCall(raw, CallStatus.OK, name, arguments)
+        return ParsedToolCall(raw, CallStatus.INVALID_JSON, name, id=call_id)
+    return ParsedToolCall(raw, CallStatus.OK, name, arguments, call_id)
 
 
 def is_ended_json(text: str) -> bool:
@@ -141,7 +141,7 @@ class CallKeys:
             return ParsedToolCall(raw, CallStatus.INVALID_JSON, name=name)
         arguments = bytes(fields[self.arguments_key]).decode("utf-8")
         call_id = _text_field(fields, self.id_key) if self.id_key is not None else None
-        return ParsedToolCall(raw, CallStatus.OK, name, arguments, call_id or None)
+        return called_with(raw, name, arguments, call_id or None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,7 +161,7 @@ class NameAsKey:
             return ParsedToolCall(raw, CallStatus.MISSING_NAME)
         if _has_twice(raw, [name]):
             return ParsedToolCall(raw, CallStatus.INVALID_JSON, name)
-        return ParsedToolCall(raw, CallStatus.OK, name, bytes(arguments).decode("utf-8"))
+        return called_with(raw, name, bytes(arguments).decode("utf-8"))
 
 
 def _has_twice(raw: str, keys: Sequence[str]) -> bool:

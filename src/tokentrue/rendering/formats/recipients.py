@@ -20,8 +20,8 @@ from tokentrue.rendering.formats.parsed import (
     Schemas,
     Spoken,
     SpokenKind,
+    called_with,
     is_ended_json,
-    is_json,
 )
 
 _LONGEST_NAME = 256
@@ -136,6 +136,4 @@ class _RecipientReader:
         self._body = []
         if not closed and not is_ended_json(raw):
             return [ParsedToolCall(raw, CallStatus.UNCLOSED, self._recipient)]
-        if is_json(raw):
-            return [ParsedToolCall(raw, CallStatus.OK, self._recipient, raw.strip())]
-        return [ParsedToolCall(raw, CallStatus.INVALID_JSON, self._recipient)]
+        return [called_with(raw, self._recipient, raw.strip())]
