@@ -35,11 +35,11 @@ MessageLike = "Message | Mapping[str, Any] | SupportsModelDump"
 
 
 def _plain(value: Any) -> Any:
-    # The protocol check looks at every attribute, so what is plain already comes first.
+    # What is plain already comes first: checks of a protocol, and of an abstract class, are slow.
     if value is None or isinstance(value, (str, int, float)):
         return value
-    if isinstance(value, Mapping):
-        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, (dict, Mapping)):
+        return {str(key): item if type(item) is str else _plain(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
         return [_plain(item) for item in value]
     if isinstance(value, SupportsModelDump):
