@@ -106,7 +106,10 @@ class FollowsTheClock(Protocol):
 
 @runtime_checkable
 class TellsText(Protocol):
-    """A renderer that says what ids spell, which a verdict on a bridge needs; see `verdict`."""
+    """A renderer that says what ids spell, which a verdict on a bridge needs; see `verdict`.
+
+    A wrapper must define it: Python 3.12 and later see no method here that only `__getattr__` gives.
+    """
 
     def text_of(self, ids: Sequence[int]) -> str:
         """The text of `ids`, special tokens included."""
