@@ -8,6 +8,7 @@ import pytest
 
 from played import Play, user
 from rendering_folders import write_folder
+from templates.families import FAMILIES, family_renderer
 from tokentrue import Message, Renderer, load_renderer
 from tokentrue.generation import FinishReason
 from tokentrue.rendering.bridge import Bridge
@@ -160,3 +161,42 @@ def test_the_laws_and_the_conformance_suite_know_how_a_cut_text_is_ended(tmp_pat
     proof = prove([played.episode], played.turns, renderer)
     assert proof.holds, [check for check in proof.checks if not check.holds]
     check_renderer(renderer, turns=16).raise_if_broken()
+
+
+@pytest.fixture(scope="module")
+def elements() -> Renderer:
+    """As Kimi K3 writes: reasoning and content between tags with names, made of markers."""
+    return family_renderer(next(family for family in FAMILIES if family.name == "elements"))
+
+
+def test_a_message_of_elements_ends_as_the_template_ends_it(elements: Renderer) -> None:
+    """Cut at every byte in or behind reasoning and content: a half tag is gone on with, what is open is closed."""
+    opening, prompt = user("Hello."), elements.render_ids([user("Hello.")])
+    whole = elements.render_assistant(Message(role="assistant", reasoning_content="Hm", content="Yes")).tolist()
+    ends = set()
+    for cut in range(len(whole)):
+        said = elements.parse_response(whole[:cut], prompt_ids=prompt).to_message()
+        found = elements.bridge_to_next_turn(
+            prompt, whole[:cut], [user("And?")], history=[opening, said], finish_reason=FinishReason.LENGTH
+        )
+        assert isinstance(found, Bridge)
+        completed = found.prompt_ids.tolist()[len(prompt) :]
+        completed = completed[: completed.index(elements.stop_ids[0]) + 1]
+        assert completed[:cut] == whole[:cut]
+        ended = elements.parse_response(completed, prompt_ids=prompt).to_message()
+        assert elements.render_assistant(ended).tolist() == completed
+        ends.add((ended.reasoning_content, ended.content))
+    assert ends == {*((said, None) for said in (None, "H", "Hm")), *(("Hm", "Yes"[:cut]) for cut in range(1, 4))}
+
+
+def test_the_laws_know_how_a_cut_element_is_ended(elements: Renderer) -> None:
+    whole = elements.render_assistant(Message(role="assistant", reasoning_content="Hm", content="Yes")).tolist()
+    for cut in range(1, len(whole)):
+        play = Play(elements, [user("Hi")], tools=())
+        play.sample(whole[:cut], FinishReason.LENGTH)
+        play.answer(user("And?"))
+        play.sample(whole, FinishReason.STOP)
+        played = play.done()
+        assert played.turns[1].turn.stitch.junction is Junction.CLOSE_ADDED
+        proof = prove([played.episode], played.turns, elements)
+        assert proof.holds, (cut, [check for check in proof.checks if not check.holds])

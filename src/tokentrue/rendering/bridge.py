@@ -19,6 +19,7 @@ from dataclasses import dataclass
 
 from tokentrue.errors import SpelledMarkerError
 from tokentrue.generation import FinishReason
+from tokentrue.rendering.formats.elements import Elements
 from tokentrue.rendering.formats.reasoning import ReasoningFormat
 from tokentrue.rendering.seams import Seam, SeamKind
 from tokentrue.rendering.spans import character_spans, token_spans
@@ -66,6 +67,7 @@ class BridgeBuilder:
     Args:
         generation_prompts: The ids of what the template adds for a generation prompt: there, and only
             there, a prompt can have opened reasoning.
+        elements: How a template writes reasoning that stands between tags with names.
     """
 
     tails: TailFinder
@@ -74,6 +76,7 @@ class BridgeBuilder:
     reasoning: ReasoningFormat | None
     opener_ids: frozenset[int] = frozenset()
     generation_prompts: tuple[tuple[int, ...], ...] = ()
+    elements: Elements | None = None
 
     def bridge(
         self,
@@ -185,7 +188,9 @@ class BridgeBuilder:
         if junction is not Junction.CLOSE_ADDED:
             return ()
         cut = self._cut_text(completion_ids) if seam.kind is SeamKind.CLOSE else ""
-        left = self._left_of_reasoning(prompt_ids, completion_ids, tail) or tail.left_of_gap(cut)
+        left = self._left_of_reasoning(prompt_ids, completion_ids, tail)
+        if left is None:
+            left = tail.left_of_gap(cut)
         ended = self.tokenizer.encode(left + seam.added.text) if left else []
         return tuple(ended) if ended and ended[-1] == seam.added.id else (seam.added.id,)
 
@@ -200,15 +205,26 @@ class BridgeBuilder:
         space = tail.gap if tail.seam.kind is SeamKind.CLOSE and not tail.gap.strip() else ""
         return form.closing_text + space, space
 
-    def _left_of_reasoning(self, prompt_ids: TokenIds, completion_ids: TokenIds, tail: Tail) -> str:
-        """That of `ends_of_reasoning` which the message needs; "" where something else was cut."""
+    def ends_of_elements(self) -> list[str]:
+        """Everything that may end a message which was cut in an element or a tag of one; without the close."""
+        whole = self.elements.marks.plain(self.elements.behind_reasoning) if self.elements is not None else ""
+        return [whole[at:] for at in range(len(whole))]
+
+    def _left_of_reasoning(self, prompt_ids: TokenIds, completion_ids: TokenIds, tail: Tail) -> str | None:
+        """That of `ends_of_reasoning` which the message needs; None where something else was cut."""
+        if self.elements is not None:
+            completion, prompt = (
+                self.elements.marks.of_ids(ids, self.tokenizer)
+                for ids in (completion_ids, self.generation_tail(prompt_ids))
+            )
+            return self.elements.left_of(completion, prompt)
         sampled = [*self.generation_tail(prompt_ids), *completion_ids]
         if self.reasoning is None or not sampled:
-            return ""
+            return None
         is_open, is_closed = self.ends_of_reasoning(tail)
         if self.reasoning.is_open(sampled):
-            return is_open
-        return is_closed if sampled[-1] == self.reasoning.closer.id else ""
+            return is_open or None
+        return (is_closed or None) if sampled[-1] == self.reasoning.closer.id else None
 
     def _cut_text(self, completion_ids: TokenIds) -> str:
         """The end of a cut completion: its text behind the last added token, or that token where none follows."""

@@ -23,6 +23,7 @@ from tokentrue.rendering.certificate import (
 from tokentrue.rendering.chat_template import ChatTemplate, RememberingTemplate
 from tokentrue.rendering.contract import Messages, Tools
 from tokentrue.rendering.fast_tokenizer import with_fast
+from tokentrue.rendering.formats.elements import Elements
 from tokentrue.rendering.formats.probing import Probes
 from tokentrue.rendering.formats.tool_calls import CallsWritten, calls_written
 from tokentrue.rendering.formats.tool_format import ToolFormat
@@ -401,6 +402,7 @@ def make_renderer(
         reasoning=reader.reasoning,
         opener_ids=find_opener_ids(probes),
         generation_prompts=tuple(tuple(tokenizer.encode(text)) for text in generation_prompts(probes)),
+        elements=reader.tools if isinstance(reader.tools, Elements) else None,
     )
     return Renderer(
         tokenizer=tokenizer,

@@ -263,6 +263,7 @@ def _inserts(junction: Junction | None, tail: Tail, renderer: Renderer) -> list[
     # A cut text is ended with what is left of the white space or the frame that the template writes behind it.
     left = [tail.gap[at:] for at in range(len(tail.gap))] if tail.seam.kind is SeamKind.CLOSE else []
     left += [text for text in renderer.bridges.ends_of_reasoning(tail) if text]
+    left += renderer.bridges.ends_of_elements()
     return [[added.id], *(renderer.tokenizer.encode(text + added.text) for text in left)]
 
 

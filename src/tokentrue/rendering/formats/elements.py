@@ -40,6 +40,7 @@ class Elements:
         reasoning, content, calls: The names of the elements; calls are read by `body`.
         outer: Names of elements around all of them, whose closing tags carry nothing.
         left_open: The element that the generation prompt leaves open, where a prompt is not at hand.
+        behind_reasoning: What the template writes behind reasoning that no content follows, stop excluded.
     """
 
     marks: Marks
@@ -52,6 +53,7 @@ class Elements:
     outer: frozenset[str]
     left_open: str
     body: CallBody
+    behind_reasoning: str = ""
 
     @property
     def name(self) -> str:
@@ -66,13 +68,39 @@ class Elements:
         """A reader for one completion."""
         return _ElementReader(self, schemas, prompt)
 
+    def left_of(self, completion: str, prompt: str = "") -> str | None:
+        """What ends a message that was cut in or behind its reasoning or content, as text; None for any other.
+
+        The half tag of a cut end is gone on with, where what ends the message begins so.
+
+        Args:
+            completion, prompt: Marked text; of the prompt its end, from the generation prompt on.
+        """
+        reader = self.start({}, prompt)
+        reader.feed(completion)
+        if reader.element == self.reasoning:
+            left = self.behind_reasoning
+        elif reader.element == self.content:
+            closer = self.closer + self.content + self.end
+            left = closer + self.behind_reasoning.partition(closer)[2]
+        elif reader.element is None and reader.closed:
+            left = self.behind_reasoning.partition(self.closer + reader.closed + self.end)[2]
+        else:
+            return None
+        if left.startswith(reader.half_tag):
+            return self.marks.plain(left[len(reader.half_tag) :])
+        return self.marks.plain(left) if reader.element is not None else None
+
 
 class _ElementReader:
     def __init__(self, form: Elements, schemas: Schemas, prompt: str) -> None:
         self._form = form
         self._schemas = schemas
         self._find_mark = re.compile(f"[{form.opener}{form.closer}{form.end}]")
-        self._element = _left_open(form, prompt)
+        self.element = _left_open(form, prompt)
+        """The element in which the text stands; None between elements."""
+        self.closed = ""
+        """The element behind whose closing tag nothing stands yet; "" for none."""
         self._tag: list[str] = []
         self._section: list[str] = []
         self._is_fresh = True
@@ -80,7 +108,12 @@ class _ElementReader:
 
     @property
     def reasoning_is_open(self) -> bool:
-        return self._element == self._form.reasoning
+        return self.element == self._form.reasoning
+
+    @property
+    def half_tag(self) -> str:
+        """The begin of a tag that has no end yet, as marked text."""
+        return "".join(self._tag)
 
     def feed(self, text: str) -> list[ReadPiece]:
         pieces: list[ReadPiece] = []
@@ -106,7 +139,7 @@ class _ElementReader:
 
     def finish(self, *, stopped: bool) -> list[ReadPiece]:
         half = self._taken()
-        if self._element != self._form.calls:
+        if self.element != self._form.calls:
             return self._said(half)
         # Half of the section's closer is no argument; where nothing could be read it is kept as well.
         *pieces, last = self._end_section(closed=False)
@@ -130,32 +163,33 @@ class _ElementReader:
             return self._said(tag + form.end)
         if tag[0] == form.opener and name in form.known:
             pieces = self._end_section(closed=False)
-            self._element, self._is_fresh = name, True
+            self.element, self._is_fresh, self.closed = name, True, ""
             return pieces
-        if tag[0] == form.closer and name == self._element:
+        if tag[0] == form.closer and name == self.element:
             pieces = self._end_section(closed=True)
-            self._element = None
+            self.element, self.closed = None, name
             return pieces
-        if tag[0] == form.closer and self._element is None and name in form.known | form.outer:
+        if tag[0] == form.closer and self.element is None and name in form.known | form.outer:
+            self.closed = name
             return []
         return self._said(tag + form.end)
 
     def _end_section(self, *, closed: bool) -> list[ReadPiece]:
-        if self._element != self._form.calls:
+        if self.element != self._form.calls:
             return []
-        body, self._section, self._element = "".join(self._section), [], None
+        body, self._section, self.element = "".join(self._section), [], None
         return list(self._form.body.read(body, self._form.marks, self._schemas, closed=closed))
 
     def _said(self, text: str) -> list[ReadPiece]:
         if not text:
             return []
-        if self._element == self._form.calls:
+        if self.element == self._form.calls:
             self._section.append(text)
             return []
         kind = SpokenKind.REASONING if self.reasoning_is_open else SpokenKind.CONTENT
         # A second element of one kind is a paragraph of its own.
         joint = "\n" if self._is_fresh and kind in self._had else ""
-        self._is_fresh = False
+        self._is_fresh, self.closed = False, ""
         self._had.add(kind)
         return [Spoken(kind, joint + self._form.marks.plain(text))]
 
@@ -214,7 +248,8 @@ def elements(probes: Probes) -> Elements | None:
     )
     outer = frozenset(re.findall(rf"{closer}(\w+){end}", called["outer"]))
     names = spoken["reasoning"], spoken["content"], called["calls"]
-    return Elements(probes.marks, opener, closer, end, *names, outer, spoken["reasoning"], body)
+    behind = (thinking or "").partition(THOUGHT)[2].replace(TEXT, "")
+    return Elements(probes.marks, opener, closer, end, *names, outer, spoken["reasoning"], body, behind)
 
 
 def _raw_arguments(probes: Probes, opener: str, closer: str, end: str) -> tuple[str, str] | None:
