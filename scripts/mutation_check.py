@@ -340,6 +340,13 @@ FAULTS = (
     ),
     Fault(
         "arguments that are no JSON replaced by {}",
+        "rendering/formats/parsed.py",
+        "return ParsedToolCall(raw, CallStatus.INVALID_JSON, name, id=call_id)",
+        'return ParsedToolCall(raw, CallStatus.OK, name, "{}", call_id)',
+        STATUSES,
+    ),
+    Fault(
+        "arguments that were never written replaced by {}",
         "rendering/formats/json_calls.py",
         "return (ParsedToolCall(raw, CallStatus.INVALID_JSON, name, id=call_id),)",
         'return (ParsedToolCall(raw, CallStatus.OK, name, "{}", call_id),)',

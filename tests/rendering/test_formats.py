@@ -419,6 +419,7 @@ def family(name: str) -> Renderer:
         ("name_as_key", "<calls>[{}]</calls>", CallStatus.MISSING_NAME, None),
         ("id_first", '<calls><call>x1<name>look_up<args>{"i": 1}</call>', CallStatus.OK, '{"i": 1}'),
         ("id_first", "<calls><call>x1<name><args>{}</call>", CallStatus.MISSING_NAME, None),
+        ("id_first", "<calls><call>x1<name>look_up</call>", CallStatus.INVALID_JSON, None),
         ("name_args", '[TOOL_CALLS]look_up[ARGS]{"i": 1}', CallStatus.OK, '{"i": 1}'),
         ("name_args", "[TOOL_CALLS][ARGS]{}[e]", CallStatus.MISSING_NAME, None),
         ("name_args", "[TOOL_CALLS]look_up[ARGS]12[e]", CallStatus.INVALID_JSON, None),
