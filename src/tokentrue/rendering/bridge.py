@@ -188,7 +188,7 @@ class BridgeBuilder:
         if junction is not Junction.CLOSE_ADDED:
             return ()
         cut = self._cut_text(completion_ids) if seam.kind is SeamKind.CLOSE else ""
-        left = self._left_of_reasoning(prompt_ids, completion_ids, tail)
+        left = self._left_of_message(prompt_ids, completion_ids, tail)
         if left is None:
             left = tail.left_of_gap(cut)
         ended = self.tokenizer.encode(left + seam.added.text) if left else []
@@ -210,8 +210,8 @@ class BridgeBuilder:
         whole = self.elements.marks.plain(self.elements.behind_reasoning) if self.elements is not None else ""
         return [whole[at:] for at in range(len(whole))]
 
-    def _left_of_reasoning(self, prompt_ids: TokenIds, completion_ids: TokenIds, tail: Tail) -> str | None:
-        """That of `ends_of_reasoning` which the message needs; None where something else was cut."""
+    def _left_of_message(self, prompt_ids: TokenIds, completion_ids: TokenIds, tail: Tail) -> str | None:
+        """What ends a message that was cut in its reasoning or an element; None where something else was cut."""
         if self.elements is not None:
             completion, prompt = (
                 self.elements.marks.of_ids(ids, self.tokenizer)
