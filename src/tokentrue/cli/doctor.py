@@ -34,7 +34,7 @@ _HEAD = "{mark:<6}{name:<18}"
 @click.option(
     "--tokenizer",
     metavar="FOLDER",
-    help='Tokenizer folder of the served model, or "embedded": then its ids are compared with the server\'s.',
+    help="Tokenizer folder of the served model, or its name: then its ids are compared with the server's.",
 )
 @click.option("--api-key-var", default="", metavar="VAR", help="Environment variable with the server's API key.")
 @click.option(
